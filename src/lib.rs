@@ -159,7 +159,7 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
     let session = || Session::load(&global, environment);
     match command {
         Command::Token(args) => commands::token::run(&args, &session()?)?,
-        Command::Login(args) => commands::login::run(&args, &global, &session()?)?,
+        Command::Login(args) => commands::login::run(&args, &global, session)?,
         Command::Status(args) => return commands::status::run(&args, &session()?),
         Command::Refresh(_) => commands::refresh::run(&session()?)?,
         Command::Logout(args) => commands::logout::run(&args, &session()?)?,

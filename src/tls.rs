@@ -1,14 +1,15 @@
 //! TLS for both HTTP clients: one configuration, and one reader of files of certificates.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 pub(crate) use rustls::ClientConfig;
-use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::{CertificateError, RootCertStore};
 
 use crate::environment::variable;
 use crate::error::{Failed, Failure, note};
@@ -156,9 +157,73 @@ fn usable(pem: &[u8], path: &Path) -> Option<Vec<CertificateDer<'static>>> {
     Some(found.usable)
 }
 
+/// A server's certificate that was rejected: why, and what helps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rejected {
+    pub(crate) why: &'static str,
+    pub(crate) remedy: &'static str,
+}
+
+impl Rejected {
+    /// `None`: something else failed.
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        use CertificateError as Why;
+        let rejected = |why, remedy| Some(Self { why, remedy });
+        match certificate_error(error)? {
+            Why::Expired | Why::ExpiredContext { .. } => rejected(
+                "its certificate has expired",
+                "check the clock of this machine; if it is right, ask the server's operator for a new certificate",
+            ),
+            Why::NotValidYet | Why::NotValidYetContext { .. } => {
+                rejected("its certificate is not valid yet", "check the clock of this machine")
+            }
+            Why::NotValidForName | Why::NotValidForNameContext { .. } => {
+                rejected("its certificate is for another name", "use the name that is in the certificate")
+            }
+            Why::Revoked => rejected("its certificate was revoked", "ask the server's operator for a new certificate"),
+            Why::UnknownIssuer => rejected(
+                "its certificate is not trusted",
+                "if you trust the authority that issued it, set `QWENAUTH_CA_FILE` to that authority's PEM file",
+            ),
+            _ => rejected(
+                "its certificate is invalid",
+                "give the server a certificate with `CA:FALSE`, and set `QWENAUTH_CA_FILE` to its authority's PEM file",
+            ),
+        }
+    }
+}
+
+/// An I/O error does not count what it wraps among its sources.
+fn certificate_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+        return Some(why);
+    }
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let wrapped = wrapped.and_then(|wrapped| certificate_error(wrapped));
+    wrapped.or_else(|| certificate_error(error.source()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rejected_certificate_is_found_in_whatever_reports_it() {
+        for (why, said) in [
+            (CertificateError::UnknownIssuer, "its certificate is not trusted"),
+            (CertificateError::Expired, "its certificate has expired"),
+            (CertificateError::NotValidYet, "its certificate is not valid yet"),
+            (CertificateError::NotValidForName, "its certificate is for another name"),
+            (CertificateError::Revoked, "its certificate was revoked"),
+            (CertificateError::BadEncoding, "its certificate is invalid"),
+        ] {
+            let error = rustls::Error::InvalidCertificate(why);
+            let wrapped = anyhow::Error::from(io::Error::other(io::Error::other(error))).context("connecting");
+            assert_eq!(Rejected::of(wrapped.as_ref()).map(|rejected| rejected.why), Some(said));
+        }
+        assert!(Rejected::of(&rustls::Error::DecryptError).is_none());
+        assert!(Rejected::of(&io::Error::from(io::ErrorKind::ConnectionReset)).is_none());
+    }
 
     #[test]
     fn a_broken_certificate_is_named_by_its_line_and_costs_no_other() {

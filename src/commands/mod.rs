@@ -36,7 +36,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::variables::{group, native_group, native_names};
 use crate::credentials::{self, Credential, CredentialSource};
 use crate::environment::variable;
-use crate::error::{Failed, Failure, json_for_terminal, note};
+use crate::error::{json_for_terminal, note};
 use crate::http::{self, Network};
 use crate::paths;
 use crate::platform::tools::Places;
@@ -125,7 +125,7 @@ fn key_endpoint(base_url: &str, credential: &Credential, network: &Network) -> R
     let reply = network
         .connect(&url)?
         .get(&url, Some(&credential.access_token), &[], KEY_TIMEOUT)
-        .map_err(|trouble| Failed::new(Failure::Temporary, trouble.sentence(url.host_str().unwrap_or_default())))?;
+        .map_err(|trouble| trouble.failed(url.host_str().unwrap_or_default()))?;
     anyhow::ensure!(reply.status == 200, "it answered {}", reply.status);
     Ok(serde_json::from_slice(reply.text())?)
 }

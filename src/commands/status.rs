@@ -14,7 +14,7 @@ use crate::credentials::{
     state_of, verify,
 };
 use crate::environment::variable;
-use crate::error::{Failure, Report};
+use crate::error::{Failed, Failure, Report};
 use crate::gateway;
 use crate::limits::{Exhausted, Zone, exhausted};
 use crate::paths;
@@ -137,7 +137,7 @@ impl Row {
             Stored::Present(credential) => {
                 row.kind = credential.kind;
                 row.store = store_of(credential);
-                row.problems.extend(elsewhere.map(with_hint));
+                row.problems.extend(elsewhere.map(|report| Failed::from(report).sentence()));
                 row.expires_at = credential.expires_at.and_then(rfc3339);
                 row.identity = credential.identity.as_ref().map(|identity| identity.place());
                 row.created_at.clone_from(&credential.created_at);
@@ -205,7 +205,12 @@ impl Row {
                 self.problems.push(format!("the account cannot be used: {why}"));
                 "exhausted"
             }
-            Verification::Unclear(why) | Verification::Unverifiable(why) => {
+            Verification::Unclear(failed) => {
+                let why = failed.sentence();
+                self.problems.push(format!("the API could not be checked: {why}"));
+                "unclear"
+            }
+            Verification::Unverifiable(why) => {
                 self.problems.push(format!("the API could not be checked: {why}"));
                 "unclear"
             }
@@ -295,13 +300,6 @@ fn loaded(source: &CredentialSource) -> Result<(Stored, Option<Report>)> {
     match (source.load(), source.load_record()) {
         (Err(error), Ok(record)) => Ok((record, Some(Report::of(&error)))),
         (stored, _) => Ok((stored?, None)),
-    }
-}
-
-fn with_hint(Report { message, hint, .. }: Report) -> String {
-    match hint {
-        Some(hint) => format!("{message}; {hint}"),
-        None => message,
     }
 }
 

@@ -203,6 +203,5 @@ pub(super) fn unsaved(
         Some(_) => format!("fix that, then {}: older tokens may no longer be valid", source.login_hint()),
         None => "nothing was lost: fix that, then run it again".into(),
     };
-    let message = format!("{granted}, but could not be saved: {}", report.message);
-    Failed::new(report.failure, message).hint(hint)
+    Failed::from(report).reworded(|why| format!("{granted}, but could not be saved: {why}")).hint(hint)
 }

@@ -107,8 +107,7 @@ pub(crate) fn renew(source: &CredentialSource, seen: &Credential, why: Why) -> R
     if let Err(error) = &outcome
         && !DeferredSignals::noted()
     {
-        let report = Report::of(error);
-        guard.locks.share_failure(&Failed { failure: report.failure, message: report.message, hint: report.hint });
+        guard.locks.share_failure(&Report::of(error).into());
     }
     outcome
 }
@@ -230,9 +229,9 @@ impl Attempt<'_> {
         match refresh::request(self.server, &self.connection, &refresh_token, limit) {
             Ok(grant) => self.save(&grant, &before, asked_at).map(Spent::Renewed),
             Err(NotRenewed::Refused(why)) => self.after_refusal(&refresh_token, standing, &why).map(Spent::Superseded),
-            Err(NotRenewed::Temporary { message, again, is_kept }) => {
-                let failed = Failed::new(Failure::Temporary, format!("cannot renew the token: {message}"));
-                let failed = failed.hint(if is_kept { NOT_SPENT.to_owned() } else { self.perhaps_spent() });
+            Err(NotRenewed::Temporary { failed, again, is_kept }) => {
+                let failed = failed.reworded(|message| format!("cannot renew the token: {message}"));
+                let failed = failed.or_hint(if is_kept { NOT_SPENT.to_owned() } else { self.perhaps_spent() });
                 Ok(Spent::Failed { failed, pause: again })
             }
             Err(NotRenewed::OauthError(why)) => Ok(Spent::Failed {

@@ -51,12 +51,13 @@ pub(crate) fn short_lived(
     url.set_query(Some(&format!("expire_in_seconds={}", MAX_LIFETIME.as_secs())));
     let asked_at = (source.clock)();
     let host = url.host_str().unwrap_or_default().to_owned();
-    let failed = |failure, why: &str| Failed::new(failure, format!("`{host}` did not issue a short-lived key: {why}"));
+    let not_issued = |why: &str| format!("`{host}` did not issue a short-lived key: {why}");
+    let failed = |failure, why: &str| Failed::new(failure, not_issued(why));
     let reply = source
         .network
         .connect(&url)?
         .post_json(&url, &Value::Object(serde_json::Map::new()), Some(&credential.access_token), &[], REQUEST_TIMEOUT)
-        .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
+        .map_err(|trouble| trouble.failed(&host).reworded(not_issued))?;
     let minted = match reply.status {
         200 => Fields::of(&reply.body).and_then(|fields| {
             let token = fields.secret_string("token").filter(is_sendable)?;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::{Credential, CredentialSource, endpoints, exchanged, remember_verification};
-use crate::error::{Failure, Report};
+use crate::error::{Failed, Failure, Report};
 use crate::http::{self, Connection, Network, Reply, TransportError};
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::providers::error::{ApiError, Cause, Response};
@@ -25,7 +25,7 @@ pub(crate) enum Verification {
     /// It knows the credential, but the account has nothing left: unpaid, or its quota is used up.
     Exhausted(String),
     /// Unreachable or failing; the credential's validity is unknown.
-    Unclear(String),
+    Unclear(Failed),
     /// No request can tell a valid credential from another; with the reason.
     Unverifiable(String),
 }
@@ -49,11 +49,11 @@ pub(crate) fn verify(source: &CredentialSource, credential: &Credential) -> Resu
     let verification = match exchanged(source, credential, identity) {
         Ok(granted) => return prove_token(source, &granted),
         Err(error) => {
-            let Report { failure, message, .. } = Report::of(&error);
-            if failure == Failure::LoginRequired {
-                Verification::Refused(message)
+            let report = Report::of(&error);
+            if report.failure == Failure::LoginRequired {
+                Verification::Refused(report.message)
             } else {
-                Verification::Unclear(message)
+                Verification::Unclear(report.into())
             }
         }
     };
@@ -156,9 +156,9 @@ impl VerificationRequest<'_> {
 
     fn judge(&self, reply: Result<Reply, TransportError>, host: &str) -> Verification {
         match reply {
-            Err(trouble) => Verification::Unclear(trouble.sentence(host)),
+            Err(trouble) => Verification::Unclear(trouble.failed(host)),
             Ok(reply) if reply.is_html() => {
-                Verification::Unclear(format!("it answered {} with HTML, probably from a firewall", reply.status))
+                unclear(format!("it answered {} with HTML, probably from a firewall", reply.status))
             }
             Ok(reply) => judge(self.provider, reply.status, &reply.body, self.token, self.model),
         }
@@ -186,9 +186,13 @@ fn judge(provider: &Provider, status: u16, body: &[u8], token: &Secret, model: O
         Cause::FreeTier | Cause::Unpaid => Verification::Exhausted(format!("{}{said}", error.cause.sentence())),
         cause if cause.is_window() => Verification::Exhausted(format!("{}{said}", cause.sentence())),
         _ if status == 403 || provider.verify.refused.contains(&status) => Verification::Refused(answered()),
-        _ if status == 404 => Verification::Unclear("it answered 404; base URLs usually end with `/v1`".into()),
-        _ => Verification::Unclear(answered()),
+        _ if status == 404 => unclear("it answered 404; base URLs usually end with `/v1`".into()),
+        _ => unclear(answered()),
     }
+}
+
+fn unclear(why: String) -> Verification {
+    Verification::Unclear(Failed::new(Failure::Temporary, why))
 }
 
 #[cfg(test)]
@@ -220,7 +224,7 @@ mod tests {
             judged(412, r#"{"error":{"message":"the account is suspended"}}"#),
             Verification::Exhausted(_)
         ));
-        assert!(matches!(judged(404, ""), Verification::Unclear(why) if why.ends_with("end with `/v1`")));
+        assert!(matches!(judged(404, ""), Verification::Unclear(why) if why.message.ends_with("end with `/v1`")));
         assert!(matches!(judged(502, ""), Verification::Unclear(_)));
         assert!(
             matches!(judged(401, r#"{"error":{"message":"bad sk-1"}}"#), Verification::Refused(why) if why.ends_with("bad …"))

@@ -56,7 +56,7 @@ impl Failure {
             .unwrap_or(Self::Other)
     }
 
-    /// The `kind` of a `--json` error event.
+    /// In events and responses.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Other => "other",
@@ -70,22 +70,74 @@ impl Failure {
     }
 }
 
+/// What a login failed by, where its `--json` event says more than [`Failure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// By the person who was asked.
+    Denied,
+    /// The code, or the time for it.
+    Expired,
+    /// The key, the code or the login, by the server.
+    Refused,
+    /// There was no response.
+    Network,
+    /// A file, its disk or the keyring.
+    Storage,
+}
+
+impl Reason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::Network => "network",
+            Self::Storage => "storage",
+        }
+    }
+}
+
 /// A failure with its message and, where there is one, its remedy.
 #[derive(Debug, Clone)]
 pub(crate) struct Failed {
     pub(crate) failure: Failure,
+    pub(crate) reason: Option<Reason>,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
 }
 
 impl Failed {
     pub(crate) fn new(failure: Failure, message: impl Into<String>) -> Self {
-        Self { failure, message: message.into(), hint: None }
+        Self { failure, reason: None, message: message.into(), hint: None }
+    }
+
+    pub(crate) fn because(mut self, reason: Reason) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+
+    /// The same failure in the words of a caller.
+    pub(crate) fn reworded(mut self, words: impl FnOnce(&str) -> String) -> Self {
+        self.message = words(&self.message);
+        self
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// The hint, unless there is one that knows more.
+    pub(crate) fn or_hint(self, hint: impl Into<String>) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
+
+    /// Message and hint in one line.
+    pub(crate) fn sentence(&self) -> String {
+        match &self.hint {
+            Some(hint) => format!("{}; {hint}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     /// The same, as a result: `return Failed::new(…).err()`.
@@ -105,6 +157,7 @@ impl std::error::Error for Failed {}
 /// The message of an error and the exit code of the program.
 pub(crate) struct Report {
     pub(crate) failure: Failure,
+    reason: Option<Reason>,
     /// One sentence, control characters removed.
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
@@ -113,8 +166,10 @@ pub(crate) struct Report {
 impl Report {
     pub(crate) fn of(error: &Error) -> Self {
         let failed = error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).or_else(|| error.downcast_ref());
+        let denied = || error.chain().find_map(|cause| cause.downcast_ref()).is_some_and(is_of_storage);
         Self {
             failure: failed.map_or(Failure::Other, |failed| failed.failure),
+            reason: failed.and_then(|failed| failed.reason).or_else(|| denied().then_some(Reason::Storage)),
             message: shown(&format!("{error:#}")),
             hint: match failed {
                 // A remedy may hold a place for user info to be filled in.
@@ -122,6 +177,11 @@ impl Report {
                 None => error.chain().find_map(|cause| cause.downcast_ref()).and_then(remedy).map(str::to_owned),
             },
         }
+    }
+
+    /// The `kind` of a `--json` error event.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.reason.map_or(self.failure.name(), Reason::name)
     }
 
     /// The report as `screen` shows it.
@@ -134,6 +194,12 @@ impl Report {
     }
 }
 
+impl From<Report> for Failed {
+    fn from(Report { failure, reason, message, hint }: Report) -> Self {
+        Self { failure, reason, message, hint }
+    }
+}
+
 /// `EMFILE` of every Unix; on Windows the number is that of a bad length, which no file gives.
 const EMFILE: i32 = 24;
 
@@ -142,6 +208,16 @@ const EIO: i32 = 5;
 
 /// What helps where the limit of open files is reached.
 pub(crate) const FEW_DESCRIPTORS: &str = "raise the limit of open files: `ulimit -n 1024`";
+
+/// Whether a disk, its file system or the access to a file is what failed.
+fn is_of_storage(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        FileTooLarge, IsADirectory, NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    let kinds =
+        [FileTooLarge, IsADirectory, NotADirectory, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(EIO)
+}
 
 /// The remedy where the system denies access to a file, whichever file it is.
 fn remedy(error: &io::Error) -> Option<&'static str> {

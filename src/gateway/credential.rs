@@ -406,8 +406,7 @@ fn find(source: &CredentialSource, wanted: &Wanted) -> Result<Found, Failed> {
 }
 
 pub(super) fn failed(error: &anyhow::Error) -> Failed {
-    let report = Report::of(error);
-    Failed { failure: report.failure, message: report.message, hint: report.hint }
+    Report::of(error).into()
 }
 
 fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential> {

@@ -119,10 +119,8 @@ impl ServedProfile {
         {
             return Ok(Rc::clone(account));
         }
-        let rule = pacing::rule(&ready.provider, &self.common.tuning).map_err(|error| {
-            let report = crate::error::Report::of(&error);
-            Failed { failure: report.failure, message: report.message, hint: report.hint }
-        })?;
+        let rule = pacing::rule(&ready.provider, &self.common.tuning)
+            .map_err(|error| Failed::from(crate::error::Report::of(&error)))?;
         let name = || {
             let login = ready.is_renewable().then_some(self.profile.as_str());
             pacing::shared_name(&ready.provider.name, &account_id, login)

@@ -1,5 +1,8 @@
 //! Why there is no reply: whether the request may have been read, and a message.
 
+use crate::error::{Failed, Failure, Reason};
+use crate::tls::Rejected;
+
 /// Why there is no reply.
 #[derive(Debug)]
 pub(crate) enum TransportError {
@@ -7,23 +10,42 @@ pub(crate) enum TransportError {
     Refused(String),
     /// There was no connection, for any reason: the request was certainly not read.
     NotConnected(String),
+    /// There was none because of the server's certificate.
+    Certificate(Rejected),
     /// The request may have been read, and acted upon.
     Unknown(String),
 }
 
 impl TransportError {
     pub(super) fn message(&self) -> &str {
-        let (Self::Refused(message) | Self::NotConnected(message) | Self::Unknown(message)) = self;
-        message
+        match self {
+            Self::Refused(message) | Self::NotConnected(message) | Self::Unknown(message) => message,
+            Self::Certificate(rejected) => rejected.why,
+        }
     }
 
     /// The failure to reach `host`, as a message.
     pub(crate) fn sentence(&self, host: &str) -> String {
+        let message = self.message();
+        if matches!(self, Self::Refused(_)) {
+            return format!("cannot reach `{host}`: {message}");
+        }
+        format!("no usable response from `{host}`: {message}")
+    }
+
+    /// The same, with what helps if that is known.
+    pub(crate) fn failed(&self, host: &str) -> Failed {
+        let failed = Failed::new(Failure::Temporary, self.sentence(host)).because(Reason::Network);
+        match self.remedy() {
+            Some(remedy) => failed.hint(remedy),
+            None => failed,
+        }
+    }
+
+    pub(crate) fn remedy(&self) -> Option<&'static str> {
         match self {
-            Self::Refused(message) => format!("cannot reach `{host}`: {message}"),
-            Self::NotConnected(message) | Self::Unknown(message) => {
-                format!("no usable response from `{host}`: {message}")
-            }
+            Self::Certificate(rejected) => Some(rejected.remedy),
+            Self::Refused(_) | Self::NotConnected(_) | Self::Unknown(_) => None,
         }
     }
 }
@@ -40,6 +62,9 @@ pub(crate) fn describe_status(status: u16) -> String {
 /// What reqwest's `error` says about the request.
 pub(super) fn transport_error(error: reqwest::Error) -> TransportError {
     let error = error.without_url();
+    if let Some(rejected) = Rejected::of(&error) {
+        return TransportError::Certificate(rejected);
+    }
     let message = innermost(&error);
     let mut cause: Option<&dyn std::error::Error> = Some(&error);
     while let Some(current) = cause {

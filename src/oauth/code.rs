@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 use super::REQUEST_TIMEOUT;
 use super::fields::Fields;
 use super::pkce::Pkce;
-use crate::error::{Failed, Failure, printable};
+use crate::error::{Failed, Failure, Reason, printable};
 use crate::http::{self, Network};
 use crate::secret::Secret;
 
@@ -103,7 +103,9 @@ impl Redirect {
         match self.0.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Outcome::Code(code)) => Ok(code),
             Ok(Outcome::Error(error)) => {
+                let reason = if error == "access_denied" { Reason::Denied } else { Reason::Refused };
                 Failed::new(Failure::LoginRequired, format!("the login was rejected: {}", printable(&error)))
+                    .because(reason)
                     .hint("run `qwenauth login` again if that was a mistake")
                     .err()
             }
@@ -113,7 +115,10 @@ impl Redirect {
 }
 
 fn not_in_time() -> anyhow::Error {
-    Failed::new(Failure::LoginRequired, "the login was not approved in time").hint("run `qwenauth login` again").into()
+    Failed::new(Failure::LoginRequired, "the login was not approved in time")
+        .because(Reason::Expired)
+        .hint("run `qwenauth login` again")
+        .into()
 }
 
 /// What a redirect contains (RFC 6749 §4.1.2).
@@ -312,14 +317,12 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
         "code_verifier": pkce.verifier.expose(),
         "code_challenge_method": "S256",
     });
-    let temporary = |why: &str| {
-        Failed::new(Failure::Temporary, format!("`{host}` did not exchange the code for a key: {why}"))
-            .hint("log in again; codes are single-use")
-    };
+    let not_exchanged = |why: &str| format!("`{host}` did not exchange the code for a key: {why}");
+    let again = "log in again; codes are single-use";
     let reply = network
         .connect(&url)?
         .post_json(&url, &body, None, &[], REQUEST_TIMEOUT)
-        .map_err(|trouble| temporary(&trouble.sentence(&host)))?;
+        .map_err(|trouble| trouble.failed(&host).reworded(not_exchanged).or_hint(again))?;
     if (200..300).contains(&reply.status)
         && let Some(key) = Fields::of(&reply.body).and_then(|fields| fields.secret("key"))
     {
@@ -330,10 +333,12 @@ pub(crate) fn exchange(url: &str, code: &Secret, pkce: &Pkce, network: &Network)
             Failure::LoginRequired,
             format!("`{host}` rejected the code ({}): it is wrong, was already used, or has expired", reply.status),
         )
+        .because(Reason::Refused)
         .hint("log in again for a new code")
         .err();
     }
-    temporary(&format!("it answered {}", http::describe_status(reply.status))).err()
+    let why = format!("it answered {}", http::describe_status(reply.status));
+    Failed::new(Failure::Temporary, not_exchanged(&why)).hint(again).err()
 }
 
 #[cfg(test)]

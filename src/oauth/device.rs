@@ -16,7 +16,7 @@ use super::fields::Fields;
 use super::pkce::Pkce;
 use super::reply::{self, OauthError, TokenReply};
 use super::{AuthorizationServer, Dialect, REQUEST_TIMEOUT, TokenResponse};
-use crate::error::{Failed, Failure, printable};
+use crate::error::{Failed, Failure, Reason, printable};
 use crate::http::{self, Connection, HeaderValue, Network, Reply, is_loopback};
 use crate::secret::Secret;
 
@@ -38,6 +38,8 @@ const BREATH: Duration = Duration::from_millis(20);
 
 /// RFC 8628 requires `expires_in`; where it is missing, a code lives this long: as long as Qwen's.
 const ASSUMED_LIFETIME: Duration = Duration::from_secs(900);
+
+const UNCHANGED: &str = "nothing was changed; retry later";
 
 /// A device authorization that waits for a person.
 pub(crate) struct Authorization {
@@ -160,7 +162,7 @@ pub(crate) fn request(
     }
     let reply = server
         .post(&connection, url, &fields, &headers, REQUEST_TIMEOUT)
-        .map_err(|trouble| temporary(&trouble.sentence(host(server))))?;
+        .map_err(|trouble| trouble.failed(host(server)).or_hint(UNCHANGED))?;
     let device = read(server, &reply)?;
     // The polls use the same connection, unless they go to another host: a connection is for one.
     let connection = if url.origin() == server.token_endpoint.origin() {
@@ -189,6 +191,7 @@ pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<Device
             Failure::Other,
             format!("`{}` rejected the login request: {}", host(server), error.sentence(&[])),
         )
+        .because(Reason::Refused)
         .err();
     }
     let device = Fields::of(&reply.body).as_ref().and_then(DeviceReply::of);
@@ -209,7 +212,7 @@ pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<Device
 }
 
 fn temporary(message: &str) -> anyhow::Error {
-    Failed::new(Failure::Temporary, message).hint("nothing was changed; retry later").into()
+    Failed::new(Failure::Temporary, message).hint(UNCHANGED).into()
 }
 
 fn host(server: &AuthorizationServer) -> &str {
@@ -362,30 +365,36 @@ impl Authorization {
             "authorization_pending" => Poll::Pending,
             "slow_down" => Poll::SlowDown,
             _ if status == 429 => Poll::SlowDown,
-            "access_denied" => {
-                Poll::Over(login("the login was denied").hint("run `qwenauth login` again if that was a mistake"))
-            }
+            "access_denied" => Poll::Over(
+                login("the login was denied")
+                    .because(Reason::Denied)
+                    .hint("run `qwenauth login` again if that was a mistake"),
+            ),
             "expired_token" => Poll::Over(expired()),
-            "invalid_grant" => {
-                Poll::Over(login("the login is no longer valid").hint("run `qwenauth login` again for a new code"))
-            }
+            "invalid_grant" => Poll::Over(
+                login("the login is no longer valid")
+                    .because(Reason::Expired)
+                    .hint("run `qwenauth login` again for a new code"),
+            ),
             _ if status == 401 && server.dialect == Dialect::Qwen => Poll::Over(expired()),
-            _ => Poll::Over(Failed::new(
-                Failure::Other,
-                format!("the server ended the login with {}", error.sentence(&secrets)),
-            )),
+            _ => Poll::Over(
+                Failed::new(Failure::Other, format!("the server ended the login with {}", error.sentence(&secrets)))
+                    .because(Reason::Refused),
+            ),
         }
     }
 }
 
 pub(crate) fn not_in_time() -> anyhow::Error {
     Failed::new(Failure::LoginRequired, "the login was not approved in time")
+        .because(Reason::Expired)
         .hint("run `qwenauth login` again for a new code")
         .into()
 }
 
 fn expired() -> Failed {
     Failed::new(Failure::LoginRequired, "the code has expired or was already used")
+        .because(Reason::Expired)
         .hint("run `qwenauth login` again for a new code")
 }
 

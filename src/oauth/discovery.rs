@@ -12,6 +12,8 @@ use super::{ClientAuth, REQUEST_TIMEOUT};
 use crate::error::{Failed, Failure, printable};
 use crate::http::{self, Network, Reply, is_loopback};
 
+const CHECK_ISSUER: &str = "check `issuer` in config.toml; nothing was changed";
+
 /// What is kept of an issuer's metadata.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints {
@@ -58,10 +60,10 @@ fn request(issuer: &str, network: &Network) -> Result<(Url, ServerMetadata)> {
     let mut last = None;
     for location in locations(&url) {
         let reply = connection.get(&location, None, &[], REQUEST_TIMEOUT).map_err(|trouble| {
-            temporary(format!(
-                "cannot read the discovery document of `{issuer}`: {}",
-                trouble.sentence(location.host_str().unwrap_or_default())
-            ))
+            trouble
+                .failed(location.host_str().unwrap_or_default())
+                .reworded(|why| format!("cannot read the discovery document of `{issuer}`: {why}"))
+                .or_hint(CHECK_ISSUER)
         })?;
         match read(&reply) {
             Ok(document) => return Ok((url, document)),
@@ -70,7 +72,7 @@ fn request(issuer: &str, network: &Network) -> Result<(Url, ServerMetadata)> {
         }
     }
     let why = last.unwrap_or_default();
-    Err(temporary(format!("`{issuer}` has no discovery document: {why}")).into())
+    Failed::new(Failure::Temporary, format!("`{issuer}` has no discovery document: {why}")).hint(CHECK_ISSUER).err()
 }
 
 /// OpenID Connect appends to the issuer's path; RFC 8414 §3.1 inserts before it.
@@ -152,10 +154,6 @@ fn endpoint(issuer: &str, url: &Url, text: Option<&String>, name: &str) -> Resul
         return unusable(issuer, &format!("names a `{name}` on this machine")).err();
     }
     Ok(Some(endpoint))
-}
-
-fn temporary(message: String) -> Failed {
-    Failed::new(Failure::Temporary, message).hint("check `issuer` in config.toml; nothing was changed")
 }
 
 #[cfg(test)]

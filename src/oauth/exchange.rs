@@ -9,6 +9,7 @@ use url::Url;
 
 use super::TokenResponse;
 use super::reply::{self, OauthError, TokenReply};
+use crate::error::{Failed, Failure};
 use crate::http::{self, Connection};
 use crate::secret::{Secret, quoted};
 
@@ -36,7 +37,7 @@ pub(crate) enum NotGranted {
     /// An OAuth error that is not about the workload, such as `invalid_scope`.
     OauthError(String),
     /// Says nothing about the workload.
-    Temporary(String),
+    Temporary(Failed),
 }
 
 /// Exchanges `id_token`. What is exchanged is not spent, so a failure may be tried again.
@@ -55,15 +56,16 @@ pub(crate) fn request(
     let host = exchange.endpoint.host_str().unwrap_or_default();
     let reply = connection
         .post_form(&exchange.endpoint, &fields, &[], limit)
-        .map_err(|trouble| NotGranted::Temporary(trouble.sentence(host)))?;
+        .map_err(|trouble| NotGranted::Temporary(trouble.failed(host)))?;
+    let temporary = |message: String| NotGranted::Temporary(Failed::new(Failure::Temporary, message));
     match reply::read(&reply) {
         TokenReply::Granted(grant) => Ok(grant),
-        TokenReply::Pending => Err(NotGranted::Temporary("the server's response contains no access token".into())),
+        TokenReply::Pending => Err(temporary("the server's response contains no access token".into())),
         TokenReply::Error(error) => {
             let sentence = format!("`{host}` answered {}", error.sentence(&[id_token]));
             Err(match reply.status {
                 // Some servers name an error of the request when there were too many.
-                429 => NotGranted::Temporary(sentence),
+                429 => temporary(sentence),
                 _ if is_refusal(&error) => NotGranted::Refused(sentence),
                 _ => NotGranted::OauthError(sentence),
             })
@@ -71,7 +73,7 @@ pub(crate) fn request(
         TokenReply::NotOauth(_) if matches!(reply.status, 401 | 403) && !reply.is_html() => {
             Err(NotGranted::Refused(format!("`{host}` answered {}", http::describe_status(reply.status))))
         }
-        TokenReply::NotOauth(message) => Err(NotGranted::Temporary(quoted(&message, &[id_token]))),
+        TokenReply::NotOauth(message) => Err(temporary(quoted(&message, &[id_token]))),
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::reply::{self, OauthError, TokenReply};
 use super::{AuthorizationServer, Dialect, TokenResponse};
+use crate::error::{Failed, Failure};
 use crate::http::{Connection, TransportError};
 use crate::secret::Secret;
 
@@ -19,7 +20,7 @@ pub(crate) enum NotRenewed {
     OauthError(String),
     /// The token's validity is unknown.
     Temporary {
-        message: String,
+        failed: Failed,
         /// Whether an immediate retry is harmless: the server reported that it did nothing, or no process was there to
         /// read the request. After a timeout the token may already be used up.
         again: bool,
@@ -43,7 +44,7 @@ pub(crate) fn request(
     let reply = server.post(connection, &server.token_endpoint, &fields, &[], limit).map_err(|trouble| {
         let host = server.token_endpoint.host_str().unwrap_or_default();
         NotRenewed::Temporary {
-            message: trouble.sentence(host),
+            failed: trouble.failed(host),
             again: matches!(trouble, TransportError::Refused(_)),
             is_kept: !matches!(trouble, TransportError::Unknown(_)),
         }
@@ -51,15 +52,15 @@ pub(crate) fn request(
     match reply::read(&reply) {
         TokenReply::Granted(grant) => Ok(grant),
         TokenReply::Pending => {
-            let message = "the server's response contains no access token".into();
-            Err(NotRenewed::Temporary { message, again: false, is_kept: false })
+            let failed = Failed::new(Failure::Temporary, "the server's response contains no access token");
+            Err(NotRenewed::Temporary { failed, again: false, is_kept: false })
         }
         TokenReply::NotOauth(message) => {
             let again = reply.status >= 500 || reply.status == 429;
             // A server that fails may have accepted the token before, and a proxy that lost its server passed the request
             // on. A server that says it is too busy (RFC 9110 §15.6.4) did not begin.
             let is_kept = matches!(reply.status, 300..=499 | 503);
-            Err(NotRenewed::Temporary { message, again, is_kept })
+            Err(NotRenewed::Temporary { failed: Failed::new(Failure::Temporary, message), again, is_kept })
         }
         TokenReply::Error(error) => {
             let secrets: Vec<&Secret> = std::iter::once(refresh_token).chain(&server.client_secret).collect();
@@ -68,7 +69,8 @@ pub(crate) fn request(
                 return Err(NotRenewed::Refused(sentence));
             }
             if reply.status == 429 {
-                return Err(NotRenewed::Temporary { message: sentence, again: true, is_kept: true });
+                let failed = Failed::new(Failure::Temporary, sentence);
+                return Err(NotRenewed::Temporary { failed, again: true, is_kept: true });
             }
             Err(NotRenewed::OauthError(sentence))
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure, Reason, note};
 use crate::platform::{disk, files};
 
 /// Timeout of the locks together: more than two renewals can take.
@@ -141,11 +141,9 @@ impl FileLock {
         let failure = self.notes.failure.clone()?;
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(failure.at);
         let age = SystemTime::now().duration_since(at).ok()?;
-        (at >= self.waited_since && age <= SHARED).then(|| Failed {
-            failure: Failure::from_exit_code(failure.exit_code),
-            message: failure.message,
-            hint: failure.hint,
-        })
+        let failed = Failed::new(Failure::from_exit_code(failure.exit_code), failure.message);
+        let failed = failure.hint.into_iter().fold(failed, Failed::hint);
+        (at >= self.waited_since && age <= SHARED).then_some(failed)
     }
 
     /// Leaves `failed` for those who wait behind this holder.
@@ -213,6 +211,7 @@ fn wait(file: File, path: &Path, deadline: Instant) -> Result<File> {
 
 fn cannot_lock(error: &io::Error, path: &Path) -> anyhow::Error {
     Failed::new(Failure::Other, format!("cannot lock `{}`: {error}", path.display()))
+        .because(Reason::Storage)
         .hint("the file system does not support locks; move the credential with `QWEN_HOME` or `QWENAUTH_HOME`")
         .into()
 }

@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use serde_json::json;
+
 use crate::machine::{Machine, possible, until};
 use crate::refresh::holds_the_renewal;
 use crate::server::{Ask, Reply, tokens};
@@ -34,8 +36,9 @@ struct Tls {
 }
 
 impl Tls {
-    /// Certificates: `ca.pem`, a CA of its own, and `server.pem`, which that CA gave to `name`.
-    fn start(machine: &Machine, name: &str, version: &str) -> Self {
+    /// Certificates: `ca.pem`, a CA of its own, and `server.pem`, which that CA gave to `name`. `presented`: which of the two
+    /// clients get.
+    fn start(machine: &Machine, name: &str, version: &str, presented: &str) -> Self {
         let script = format!(
             "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca &&
              openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN={name} &&
@@ -47,7 +50,15 @@ impl Tls {
         // The port is free for a moment only, but nobody else here asks the system for this very one.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut child = Command::new("openssl")
-            .args(["s_server", "-quiet", "-cert", "server.pem", "-key", "server.key", version])
+            .args([
+                "s_server",
+                "-quiet",
+                "-cert",
+                &format!("{presented}.pem"),
+                "-key",
+                &format!("{presented}.key"),
+                version,
+            ])
             .args(["-cipher", "DEFAULT:@SECLEVEL=0", "-accept", &format!("127.0.0.1:{port}")])
             .current_dir(machine.directory())
             .stdin(Stdio::piped())
@@ -85,11 +96,15 @@ impl Drop for Tls {
 
 /// An expired login whose OAuth host is this server.
 fn beside(name: &str, version: &str) -> Option<(Machine, Tls)> {
+    presenting(name, version, "server")
+}
+
+fn presenting(name: &str, version: &str, presented: &str) -> Option<(Machine, Tls)> {
     if !possible(Command::new("openssl").arg("version").output().is_ok(), "run openssl") {
         return None;
     }
     let machine = Machine::expired();
-    let server = Tls::start(&machine, name, version);
+    let server = Tls::start(&machine, name, version, presented);
     let (url, ca) = (format!("https://localhost:{}", server.port), machine.directory().join("ca.pem"));
     let machine = machine.variable("QWENAUTH_QWEN_OAUTH_URL", url).variable("QWENAUTH_CA_FILE", ca);
     Some((machine, server))
@@ -97,10 +112,10 @@ fn beside(name: &str, version: &str) -> Option<(Machine, Tls)> {
 
 /// Reaches it, which fails so, and nothing changes.
 #[track_caller]
-fn is_refused(machine: &Machine, said: &str) {
+fn is_refused(machine: &Machine, said: &str, hint: &str) {
     let before = machine.content();
     let said = format!("cannot renew the token: no usable response from `localhost`: {said}");
-    machine.run(["token"]).fails(3, &said, NOT_NOW);
+    machine.run(["token"]).fails(3, &said, hint);
     assert_eq!(machine.content(), before);
 }
 
@@ -120,22 +135,54 @@ fn tls_1_1_is_rejected() {
     let address = format!("127.0.0.1:{}", server.port);
     let spoken = Command::new("openssl").args(client).arg(address).stdin(Stdio::null()).output().unwrap();
     assert!(String::from_utf8_lossy(&spoken.stdout).contains("TLSv1.1"), "the server does not speak TLS 1.1");
-    is_refused(&machine, "received fatal alert: ProtocolVersion");
+    is_refused(&machine, "received fatal alert: ProtocolVersion", NOT_NOW);
 }
+
+const UNTRUSTED: &str =
+    "if you trust the authority that issued it, set `QWENAUTH_CA_FILE` to that authority's PEM file";
 
 #[test]
 fn a_certificate_of_an_unknown_authority_is_rejected() {
     let Some((machine, _server)) = beside("localhost", "-tls1_3") else { return };
-    is_refused(&machine.without_variable("QWENAUTH_CA_FILE"), "invalid peer certificate: UnknownIssuer");
+    is_refused(&machine.without_variable("QWENAUTH_CA_FILE"), "its certificate is not trusted", UNTRUSTED);
 }
 
 #[test]
 fn a_certificate_for_another_name_is_rejected() {
     let Some((machine, _server)) = beside("elsewhere.example", "-tls1_3") else { return };
-    is_refused(
-        &machine,
-        "invalid peer certificate: certificate not valid for name \"localhost\"; certificate is only valid for DnsName(\"elsewhere.example\")",
-    );
+    let hint = "use the name that is in the certificate";
+    is_refused(&machine, "its certificate is for another name", hint);
+}
+
+/// As `openssl req -x509` makes it.
+#[test]
+fn the_certificate_of_an_authority_is_none_of_a_server() {
+    let Some((machine, _server)) = presenting("localhost", "-tls1_3", "ca") else { return };
+    let hint = "give the server a certificate with `CA:FALSE`, and set `QWENAUTH_CA_FILE` to its authority's PEM file";
+    is_refused(&machine, "its certificate is invalid", hint);
+}
+
+#[test]
+fn every_command_that_asks_a_server_says_what_is_wrong_with_its_certificate() {
+    let Some((machine, server)) = beside("localhost", "-tls1_3") else { return };
+    let machine = machine.without_variable("QWENAUTH_CA_FILE");
+    let url = format!("https://localhost:{}", server.port);
+    let said = "no usable response from `localhost`: its certificate is not trusted";
+    let mut login = machine.run(["login", "--force", "--json"]).exits(3).any_stderr();
+    let event = json!({"event": "error", "kind": "network", "message": said});
+    assert_eq!(login.json_lines(), [event]);
+    assert!(login.stderr.ends_with(&format!("qwenauth: error: {said}\nqwenauth: hint: {UNTRUSTED}\n")), "{login}");
+    let by_key = |key: &str, more: &[&str]| {
+        let base_url = format!("{url}/v1");
+        let login = [&["login", "custom", "--api-key-stdin", "--model", "m", "--base-url", &base_url], more].concat();
+        machine.run_with_stdin(login, key.as_bytes())
+    };
+    let warned = by_key("granted-key-1", &[]).any_stderr();
+    assert!(warned.stderr.contains(&format!("could not be checked: {said}; {UNTRUSTED}\n")), "{warned}");
+    let message = format!("cannot verify the login: {said}; nothing was changed");
+    by_key("granted-key-2", &[]).fails(3, &message, UNTRUSTED);
+    let status = machine.run(["status", "--check"]).any_stdout();
+    assert!(status.stdout.contains(&format!("the API could not be checked: {said}; {UNTRUSTED}\n")), "{status}");
 }
 
 #[test]

@@ -197,7 +197,36 @@ fn json_events_tell_a_script_of_a_failure() {
     let machine = polls([Reply::error(400, "access_denied")]);
     let mut outcome = machine.run(["login", "--json"]).exits(4).any_stderr();
     let events = outcome.json_lines();
-    assert_eq!(events[1], json!({"event": "error", "kind": "login_required", "message": "the login was denied"}));
+    assert_eq!(events[1], json!({"event": "error", "kind": "denied", "message": "the login was denied"}));
+}
+
+#[test]
+fn the_kind_of_an_error_event_says_what_a_script_can_act_on() {
+    let file_in_place_of_the_directory = Machine::new();
+    fs::write(file_in_place_of_the_directory.qwen(), "").unwrap();
+    let granted = polls([]);
+    let reply = grant(&granted);
+    let rejected_by_the_api = granted.scripted(Ask::Poll, reply).scripted(Ask::Chat, Reply::json(401, json!({})));
+    let closed = Machine::new().variable("QWENAUTH_QWEN_OAUTH_URL", "http://127.0.0.1:1");
+    for (machine, kind, code) in [
+        (polls([Reply::error(400, "access_denied")]), "denied", 4),
+        (polls([Reply::error(400, "expired_token")]), "expired", 4),
+        (polls([Reply::error(400, "invalid_client")]), "refused", 1),
+        (Machine::new().scripted(Ask::DeviceCode, Reply::error(400, "invalid_client")), "refused", 1),
+        (rejected_by_the_api, "refused", 1),
+        (closed, "network", 3),
+        (Machine::new().scripted(Ask::DeviceCode, Reply::html(503)), "temporary", 3),
+        (file_in_place_of_the_directory, "storage", 1),
+        (Machine::new().configured("["), "other", 1),
+        (Machine::new().variable("QWENAUTH_PROFILE", "A B"), "usage", 2),
+        (Machine::new().variable("HOME", "relative"), "other", 1),
+    ] {
+        let mut outcome = machine.run(["login", "--json"]).exits(code).any_stderr();
+        let told = format!("{outcome}");
+        let event = outcome.json_lines().pop().expect(&told);
+        assert_eq!((&event["event"], &event["kind"]), (&json!("error"), &json!(kind)), "{told}");
+        assert!(told.contains(&format!("error: {}", event["message"].as_str().unwrap())), "{told}");
+    }
 }
 
 #[test]

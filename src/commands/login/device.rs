@@ -14,7 +14,7 @@ use crate::credentials::{
     Credential, CredentialSource, PendingLogin, Stored, Verification, VerificationRequest, login_server, store_grant,
     store_model, verify,
 };
-use crate::error::{Failed, Failure, note, printable};
+use crate::error::{Failed, Failure, Reason, note, printable};
 use crate::http::{self, Network};
 use crate::oauth::AuthorizationServer;
 use crate::oauth::device::{self, Authorization};
@@ -107,12 +107,15 @@ pub(super) fn change_model(attempt: &Attempt) -> Result<()> {
             Verification::Refused(why) | Verification::Exhausted(why) => {
                 let message =
                     format!("{} does not serve `{model}` to this login: {why}; nothing was changed", provider.title);
-                return Failed::new(Failure::LoginRequired, message).hint("add `--no-verify` to store it anyway").err();
+                return Failed::new(Failure::LoginRequired, message)
+                    .because(Reason::Refused)
+                    .hint("add `--no-verify` to store it anyway")
+                    .err();
             }
             Verification::Unclear(why) => {
-                let message = format!("cannot verify the model: {why}; nothing was changed");
-                return Failed::new(Failure::Temporary, message)
-                    .hint("retry later, or add `--no-verify` to store it unverified")
+                return why
+                    .reworded(|why| format!("cannot verify the model: {why}; nothing was changed"))
+                    .or_hint("retry later, or add `--no-verify` to store it unverified")
                     .err();
             }
             Verification::Accepted | Verification::Unverifiable(_) => {}

@@ -117,8 +117,10 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
         (target, Some(verification))
     };
     if let (Some(Verification::Unclear(why)), Some(_), false) = (&verification, &attempt.stored, granted) {
-        return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
-            .hint("retry later, or add `--no-verify` to store it unverified")
+        return why
+            .clone()
+            .reworded(|why| format!("cannot verify the login: {why}; nothing was changed"))
+            .or_hint("retry later, or add `--no-verify` to store it unverified")
             .err();
     }
     if is_stored_key {

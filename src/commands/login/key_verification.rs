@@ -7,7 +7,7 @@ use super::Attempt;
 use super::key::NO_KEY;
 use super::target::Target;
 use crate::credentials::{Verification, VerificationRequest, chosen_model_of};
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure, Reason, note};
 use crate::providers;
 use crate::secret::Secret;
 
@@ -46,13 +46,17 @@ pub(super) fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -
             Some(asked) => format!("the key belongs to region `{region}`, not to `{asked}`; nothing was stored"),
             None => format!("the key belongs to region `{region}`, not to `{}`; nothing was stored", target.base_url),
         };
-        return Failed::new(Failure::LoginRequired, message).hint(format!("use `--region {region}`")).err();
+        return Failed::new(Failure::LoginRequired, message)
+            .because(Reason::Refused)
+            .hint(format!("use `--region {region}`"))
+            .err();
     }
     let asked: &[Option<String>] = if has_choice { &regions } else { std::slice::from_ref(&target.region) };
     Failed::new(
         Failure::LoginRequired,
         format!("{} rejected the key: {why}; nothing was stored", attempt.provider.title),
     )
+    .because(Reason::Refused)
     .hint(remedy(attempt, secret, asked))
     .err()
 }

@@ -25,13 +25,13 @@ use crate::providers::Provider;
 use crate::session::{Session, Surroundings};
 use crate::terminal;
 
-pub(crate) fn run(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
-    let outcome = log_in(args, global, session);
+pub(crate) fn run(args: &LoginArgs, global: &Global, session: impl FnOnce() -> Result<Session>) -> Result<()> {
+    let outcome = session().and_then(|session| log_in(args, global, &session));
     // A key that was pasted too early is for no shell.
     terminal::discard_typed_ahead();
     if let (true, Err(error)) = (args.json, &outcome) {
         let report = Report::of(error);
-        print_json(&json!({"event": "error", "kind": report.failure.name(), "message": report.message}))?;
+        print_json(&json!({"event": "error", "kind": report.kind(), "message": report.message}))?;
     }
     outcome
 }

@@ -15,7 +15,7 @@ use url::Url;
 use super::{Attempt, key, key_input};
 use crate::commands::print_json;
 use crate::credentials::{PendingLogin, clean_key};
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure, Reason, note};
 use crate::oauth::code::{self, Callback, PendingCode};
 use crate::oauth::pkce::Pkce;
 use crate::providers::{self, Authorize};
@@ -202,6 +202,9 @@ fn read_line(deadline: Instant) -> Result<Secret> {
     });
     match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(line) => Ok(line?),
-        Err(_) => Failed::new(Failure::LoginRequired, "timed out waiting for the code").hint("log in again").err(),
+        Err(_) => Failed::new(Failure::LoginRequired, "timed out waiting for the code")
+            .because(Reason::Expired)
+            .hint("log in again")
+            .err(),
     }
 }

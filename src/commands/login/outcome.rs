@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Attempt;
 use crate::commands::print_json;
 use crate::credentials::{Credential, Verification};
-use crate::error::{Failed, Failure, note, printable};
+use crate::error::{Failed, Failure, Reason, note, printable};
 use crate::profile::SecretStore;
 use crate::providers::{Ci, Provider};
 use crate::say::{Screen, Style};
@@ -31,7 +31,11 @@ impl Attempt<'_> {
         let account = gateway::account_id(&self.provider, credential, self.source.store.path());
         limits::forget(&self.session.config.paths.state, &self.provider.name, &account);
         match &verification {
-            Some(Verification::Unclear(why) | Verification::Unverifiable(why)) => {
+            Some(Verification::Unclear(failed)) => {
+                let why = failed.sentence();
+                note(&format!("warning: logged in, but the API could not be checked: {why}"));
+            }
+            Some(Verification::Unverifiable(why)) => {
                 note(&format!("warning: logged in, but the API could not be checked: {why}"));
             }
             Some(Verification::Refused(_) | Verification::Exhausted(_)) => {
@@ -81,11 +85,13 @@ impl Attempt<'_> {
                 Failure::Other,
                 format!("the key is valid and was stored, but the account cannot be used: {why}"),
             )
+            .because(Reason::Refused)
             .hint("resolve this with the provider; you do not need to log in again"),
             Some(Verification::Exhausted(why) | Verification::Refused(why)) => Failed::new(
                 Failure::Other,
                 format!("the login to {title} worked and is stored, but the API rejects it: {why}"),
             )
+            .because(Reason::Refused)
             .hint(instead.unwrap_or("check the account's plan and quota with the provider")),
             _ => Failed::new(Failure::Other, format!("the login to {title} is stored")),
         }

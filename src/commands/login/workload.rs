@@ -11,7 +11,7 @@ use crate::credentials::{
     remember_verification, store_identity,
 };
 use crate::environment::{variable, without_value};
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure, Reason, note};
 use crate::profile::SecretStore;
 use crate::providers::TokenExchange;
 
@@ -28,8 +28,10 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let model = args.model.clone().or_else(|| kept_model(attempt));
     let verification = if args.no_verify { None } else { Some(verify(attempt, &credential, model.as_deref())?) };
     if let (Some(Verification::Unclear(why)), Some(_)) = (&verification, &attempt.stored) {
-        return Failed::new(Failure::Temporary, format!("cannot verify the login: {why}; nothing was changed"))
-            .hint("retry later, or add `--no-verify` to store it unverified")
+        return why
+            .clone()
+            .reworded(|why| format!("cannot verify the login: {why}; nothing was changed"))
+            .or_hint("retry later, or add `--no-verify` to store it unverified")
             .err();
     }
     let stored = store_identity(&attempt.source, &credential, model.as_deref())?;
@@ -114,6 +116,7 @@ fn verify(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Re
             Failure::LoginRequired,
             format!("{} issued a token, but its API rejected it: {why}; nothing was stored", provider.title),
         )
+        .because(Reason::Refused)
         .hint("check what the policy's key may do")
         .err(),
         verification => Ok(verification),

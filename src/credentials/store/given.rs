@@ -231,12 +231,12 @@ impl GivenKey {
             }
         }
         if let Some((name, why)) = unclear {
-            let message = format!("cannot find the region of the key in {shown}: region `{name}`: {why}");
+            let message = |why: &str| format!("cannot find the region of the key in {shown}: region `{name}`: {why}");
             let hint = match self.holder {
                 Holder::Variable(_) => "set `QWENAUTH_REGION`, or retry later",
                 Holder::Config => "set `default_region` next to `key_file`, or retry later",
             };
-            return Failed::new(Failure::Temporary, message).hint(hint).err();
+            return why.reworded(message).or_hint(hint).err();
         }
         let tried = names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let failed = Failed::new(

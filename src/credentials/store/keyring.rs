@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, Reason};
 use crate::platform::keyring::{self, DIALOG_TIMEOUT, Entry, MAX_VALUE, NAME, TIMEOUT, Trouble};
 
 /// Prefix of the first entry of a split secret, before the number of its parts. Secrets contain no space.
@@ -100,7 +100,9 @@ fn count(first: &[u8]) -> Option<usize> {
 
 /// Converts a keyring's error for the user and the exit code. `what`: the attempted action.
 pub(super) fn failed(profile: &str, what: &str, trouble: Trouble) -> Failed {
-    let cannot = |failure, why: &str| Failed::new(failure, format!("cannot {what} the keyring ({NAME}): {why}"));
+    let cannot = |failure, why: &str| {
+        Failed::new(failure, format!("cannot {what} the keyring ({NAME}): {why}")).because(Reason::Storage)
+    };
     let elsewhere = format!(
         "for unattended use run `qwenauth login --profile {profile} --api-key-command COMMAND`, or set `QWENAUTH_API_KEY_FILE` to a key \
          file"

@@ -50,8 +50,7 @@ impl From<NoIdToken> for Failed {
 
 impl From<anyhow::Error> for NoIdToken {
     fn from(error: anyhow::Error) -> Self {
-        let Report { failure, message, hint } = Report::of(&error);
-        Self(Failed { failure, message, hint })
+        Self(Report::of(&error).into())
     }
 }
 
@@ -173,13 +172,13 @@ fn ask_github(
         url.query_pairs_mut().append_pair("audience", audience);
     }
     let host = url.host_str().unwrap_or_default().to_owned();
-    let failed =
-        |failure, why: &str| NoIdToken(Failed::new(failure, format!("`{host}` did not issue an ID token: {why}")));
+    let not_issued = |why: &str| format!("`{host}` did not issue an ID token: {why}");
+    let failed = |failure, why: &str| NoIdToken(Failed::new(failure, not_issued(why)));
     let reply = source
         .network
         .connect(&url)?
         .get(&url, Some(token), &[], REQUEST_TIMEOUT)
-        .map_err(|trouble| failed(Failure::Temporary, &trouble.sentence(&host)))?;
+        .map_err(|trouble| NoIdToken(trouble.failed(&host).reworded(not_issued)))?;
     match reply.status {
         200 => {
             let value = Fields::of(&reply.body).and_then(|fields| fields.secret("value"));

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use self::id_token::NoIdToken;
 pub(crate) use self::id_token::Variables;
 use super::{Credential, CredentialSource, Kind};
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, Reason};
 use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::exchange::{self, NotGranted};
 use crate::providers::Provider;
@@ -147,10 +147,12 @@ pub(crate) fn exchanged(source: &CredentialSource, credential: &Credential, iden
 }
 
 fn not_granted(error: NotGranted, identity: &Identity) -> NoIdToken {
-    let failed = |failure, why: &str| Failed::new(failure, format!("the exchange of the ID token failed: {why}"));
+    let not_exchanged = |why: &str| format!("the exchange of the ID token failed: {why}");
     NoIdToken(match error {
-        NotGranted::Temporary(why) => failed(Failure::Temporary, &why).hint("nothing was lost; retry later"),
-        NotGranted::OauthError(why) => failed(Failure::Other, &why).hint("see `token_exchange` of the provider"),
+        NotGranted::Temporary(failed) => failed.reworded(not_exchanged).or_hint("nothing was lost; retry later"),
+        NotGranted::OauthError(why) => {
+            Failed::new(Failure::Other, not_exchanged(&why)).hint("see `token_exchange` of the provider")
+        }
         NotGranted::Refused(why) => {
             let message = format!("the ID token was rejected: {why}");
             let policy = if identity.policy.is_some() { "the policy ID, " } else { "" };
@@ -159,6 +161,7 @@ fn not_granted(error: NotGranted, identity: &Identity) -> NoIdToken {
                 None => "the audience (`--audience`)".into(),
             };
             Failed::new(Failure::LoginRequired, message)
+                .because(Reason::Refused)
                 .hint(format!("compare {policy}subject and {audience} with what the server expects"))
         }
     })

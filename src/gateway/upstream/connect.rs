@@ -43,7 +43,9 @@ impl Connector {
     pub(super) async fn connect(&self, origin: &Origin) -> Result<Connection, String> {
         match tokio::time::timeout(CONNECT, self.connect_unlimited(origin)).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(innermost(&*error)),
+            Ok(Err(error)) => {
+                Err(tls::Rejected::of(&*error).map_or_else(|| innermost(&*error), |rejected| rejected.why.to_owned()))
+            }
             Err(_) => Err(format!("no connection within {} s", CONNECT.as_secs())),
         }
     }

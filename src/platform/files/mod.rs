@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::pending_file::{Kept, PendingFile, read_unfinished, remove_unfinished, unfinished_path};
 use self::pending_file::{fill, open_in_place, temporary_prefix};
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, Reason};
 use crate::platform::{access, disk, system};
 
 /// Maximum size of a file, in bytes; a larger one counts as damaged.
@@ -295,7 +295,9 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
         directory = directory_of(directory);
     }
     if !directory.is_dir() {
-        return Failed::new(Failure::Other, format!("`{}` is not a directory", directory.display())).err();
+        return Failed::new(Failure::Other, format!("`{}` is not a directory", directory.display()))
+            .because(Reason::Storage)
+            .err();
     }
     disk::check_writable(directory).with_context(|| format!("cannot write in `{}`", directory.display()))
 }
