@@ -96,8 +96,12 @@ fn regions(words: &[&str], session: &Session) -> Vec<String> {
 /// The models of the provider on the line, else of the profile that the command would use.
 fn models(words: &[&str], session: &Session) -> Vec<String> {
     let provider = provider_of_login(words, session).or_else(|| {
-        let profile =
-            profile_of(words).map_or_else(|| Ok(session.profile.clone()), |name| ProfileName::parse(&name)).ok()?;
+        let profile = match profile_of(words) {
+            Some(name) => ProfileName::parse(&name).ok()?,
+            // The key itself may be in a pipe, which can be read once.
+            None if session.credential_variable().is_some() => return session.provider(),
+            None => session.profile.clone(),
+        };
         let source = session.source_of(&profile);
         match source.load_record() {
             Ok(Stored::Present(credential)) => source.provider(&credential).ok(),

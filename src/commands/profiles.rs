@@ -23,7 +23,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
             Stored::Damaged(_) => (None, "damaged", "file"),
             Stored::Missing => continue,
         };
-        let active = profile == session.profile;
+        let active = session.credential_variable().is_none() && profile == session.profile;
         rows.push(json!({
             "profile": profile.as_str(),
             "provider": provider,

@@ -165,15 +165,18 @@ impl Session {
                 .hint(format!("write `[fallback.models.\"MODEL\"]` and below it `{} = \"MODEL THERE\"`", names[0]))
                 .err();
         }
-        let mut known = vec![self.served(&self.profile)];
+        let first = self.source()?;
+        let is_first = |name: &ProfileName| self.credential_variable().is_none() && *name == self.profile;
+        let mut known = vec![served(&first)];
         let mut targets = Vec::new();
         for name in names {
-            if name == self.profile || targets.iter().any(|target: &Target| target.source.profile == name.as_str()) {
+            if is_first(&name) || targets.iter().any(|target: &Target| target.source.profile == name.as_str()) {
                 return Failed::new(Failure::Usage, format!("fallback names profile `{name}` twice"))
                     .hint("name each profile only once")
                     .err();
             }
-            let Some((provider, base_url)) = self.served(&name) else {
+            let source = self.source_of(&name);
+            let Some((provider, base_url)) = served(&source) else {
                 return Failed::new(
                     Failure::LoginRequired,
                     format!("fallback names profile `{name}`, which is not logged in"),
@@ -199,19 +202,18 @@ impl Session {
             let models: BTreeMap<String, String> = configured.models.iter().filter_map(there).collect();
             announce(&name, &models, &provider);
             known.push(Some((provider, base_url)));
-            targets.push(Target { source: self.source_of(&name), models });
+            targets.push(Target { source, models });
         }
         Ok(targets)
     }
+}
 
-    /// The provider of a stored profile and where it is; `None` if it is not logged in.
-    fn served(&self, name: &ProfileName) -> Option<(Provider, String)> {
-        let source = self.source_of(name);
-        let Ok(Stored::Present(credential)) = source.load_record() else { return None };
-        let provider = source.provider(&credential).ok()?;
-        let base_url = credential.base_url(&provider).ok()?;
-        Some((provider, base_url))
-    }
+/// The provider of a profile and where it is; `None` if it is not logged in.
+fn served(source: &CredentialSource) -> Option<(Provider, String)> {
+    let Ok(Stored::Present(credential)) = source.load_record() else { return None };
+    let provider = source.provider(&credential).ok()?;
+    let base_url = credential.base_url(&provider).ok()?;
+    Some((provider, base_url))
 }
 
 /// Reports which profiles requests may move to, and at what cost.

@@ -43,11 +43,14 @@ pub(crate) struct VerificationRequest<'a> {
 ///
 /// Errors: a base URL that the credential must not be sent to.
 pub(crate) fn verify(source: &CredentialSource, credential: &Credential) -> Result<Verification> {
-    let Some(identity) = credential.identity.as_ref().filter(|_| credential.access_token.expose().is_empty()) else {
-        return prove_token(source, credential);
+    let resolved = match (&credential.identity, &source.given) {
+        (Some(identity), _) if credential.is_without_secret() => exchanged(source, credential, identity),
+        // A key is known in one region only, and rejected by the others.
+        (_, Some(given)) => given.resolve(source),
+        _ => return prove_token(source, credential),
     };
-    let verification = match exchanged(source, credential, identity) {
-        Ok(granted) => return prove_token(source, &granted),
+    let verification = match resolved {
+        Ok(credential) => return prove_token(source, &credential),
         Err(error) => {
             let report = Report::of(&error);
             if report.failure == Failure::LoginRequired {

@@ -322,6 +322,47 @@ fn the_lines_and_the_json_say_the_same() {
 }
 
 #[test]
+fn what_is_no_regular_file_is_not_said_to_be_made_private() {
+    let machine = healthy();
+    let (directory, pipe) = (machine.profiles().join("custom.json"), machine.profiles().join("groq.json"));
+    fs::create_dir_all(&directory).unwrap();
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o644)).unwrap();
+    fs::set_permissions(&directory, Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(machine.profiles(), Permissions::from_mode(0o700)).unwrap();
+    assert_eq!((found(&machine, &[], "mode"), found(&machine, &[], "copies")), (vec![], vec![]));
+    assert_eq!(found(&machine, &[], "login").len(), 2);
+    fs::remove_dir(directory).unwrap();
+    fs::remove_file(pipe).unwrap();
+}
+
+#[test]
+fn a_mode_is_said_to_be_changed_only_where_it_is() {
+    let machine = healthy();
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o644)).unwrap();
+    assert!(found(&machine, &[], "mode")[0].2.starts_with("its mode is now 0600; "));
+    assert_eq!(mode(&machine.file()), 0o600);
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // A file of another user is neither read nor changed.
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o644)).unwrap();
+    std::os::unix::fs::chown(machine.file(), Some(4711), None).unwrap();
+    assert!(found(&machine, &[], "mode")[0].2.starts_with("run `chmod 600 "));
+    assert_eq!(mode(&machine.file()), 0o644);
+}
+
+#[test]
+fn no_remedy_is_the_command_that_is_running() {
+    let machine = healthy().unprivileged();
+    fs::set_permissions(machine.file(), Permissions::from_mode(0o000)).unwrap();
+    machine.own_everything();
+    let login = found(&machine, &[], "login");
+    assert_eq!(login[0].2, "check the owner and mode of the file and its directory");
+    let doctor = machine.run(["doctor"]).exits(1).any_stdout().any_stderr();
+    assert!(!doctor.stdout.contains("`qwenauth doctor`"), "{doctor}");
+}
+
+#[test]
 fn certificates_that_are_missing_unreadable_or_none_are_found() {
     let machine = healthy().unprivileged();
     let (closed, empty) = (machine.home().join("closed.pem"), machine.home().join("empty.pem"));

@@ -275,3 +275,108 @@ fn an_empty_variable_is_not_set() {
     let machine = given().variable("QWENAUTH_API_KEY", "");
     machine.run(["token"]).stdout("granted-key-1\n");
 }
+
+/// A server of the user that knows the given key.
+fn own_server(machine: Machine) -> Machine {
+    let machine =
+        answers(machine, "/own/v1/models", |request| if request.bearer() == GIVEN { models() } else { refusal() });
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let url = format!("{}/own/v1", machine.server.url());
+    machine.variable("QWENAUTH_BASE_URL", url)
+}
+
+#[test]
+fn doctor_checks_the_key_of_the_environment_and_its_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key");
+    fs::write(&key, GIVEN).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let by_provider = own_server(sandbox_of("custom"));
+    let by_profile =
+        own_server(sandbox_of("custom")).without_variable("QWENAUTH_PROVIDER").variable("QWENAUTH_PROFILE", "custom");
+    let in_file =
+        own_server(sandbox_of("custom")).without_variable("QWENAUTH_API_KEY").variable("QWENAUTH_API_KEY_FILE", &key);
+    for (machine, variable) in
+        [(by_provider, "QWENAUTH_API_KEY"), (by_profile, "QWENAUTH_API_KEY"), (in_file, "QWENAUTH_API_KEY_FILE")]
+    {
+        let doctor = machine.run(["doctor"]).exits(0).any_stdout();
+        for line in [
+            "ok    config       profile `custom` is active\n",
+            &format!("ok    login        `custom` has the API key …, from `{variable}`\n"),
+            &format!("ok    variables    the key in `{variable}` is used; no profile is stored\n"),
+            "ok    API          accepts the login of `custom`\n",
+        ] {
+            assert!(doctor.stdout.contains(line), "{line}{doctor}");
+        }
+        assert!(!doctor.stdout.contains("`qwen`"), "{doctor}");
+    }
+    let rejected = own_server(sandbox_of("custom")).variable("QWENAUTH_API_KEY", "granted-another");
+    let doctor = rejected.run(["doctor"]).exits(1).any_stdout();
+    assert!(doctor.stdout.contains("fail  API          rejects the login of `custom`"), "{doctor}");
+}
+
+#[test]
+fn doctor_reports_a_key_of_the_environment_that_cannot_be_used_and_no_login_beside_it() {
+    let doctor = machine().variable("QWENAUTH_API_KEY", GIVEN).run(["doctor"]).exits(1).any_stdout();
+    let said = "fail  variables    `QWENAUTH_API_KEY` is set, but the provider of the key is not named\n";
+    assert!(doctor.stdout.contains(said), "{doctor}");
+    assert_eq!(doctor.stdout.matches("fail ").count(), 1, "{doctor}");
+}
+
+#[test]
+fn doctor_reports_stored_profiles_beside_the_key_of_the_environment() {
+    let machine = given();
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    machine.server.serve("/groq/v1/models", |request| if request.bearer() == GIVEN { models() } else { refusal() });
+    let doctor = machine.run(["doctor"]).exits(0).any_stdout();
+    for line in [", stored ", ", from `QWENAUTH_API_KEY`\n", "warn  variables    the key in `QWENAUTH_API_KEY` is used"]
+    {
+        assert_eq!(doctor.stdout.matches(line).count(), 1, "{line}: {doctor}");
+    }
+    let mut profiles = machine.run(["profiles", "--json"]);
+    assert_eq!(profiles.json()["profiles"][0]["active"], false, "as `status` says");
+}
+
+#[test]
+fn a_check_of_the_key_asks_the_region_that_knows_it() {
+    let machine = regions("us");
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let mut status = machine.run(["status", "--check", "--json"]).exits(0);
+    assert_eq!(status.json()["profiles"][0]["checked"], "accepted");
+    let machine = regions("none");
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let doctor = machine.run(["doctor"]).exits(1).any_stdout();
+    assert!(doctor.stdout.contains("rejected the key in `QWENAUTH_API_KEY` in regions intl, cn, hk, us: "), "{doctor}");
+}
+
+#[test]
+fn what_is_not_used_for_the_key_of_the_environment_is_neither_named_nor_in_its_way() {
+    let machine = Machine::new().variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", "groq");
+    let refused = machine.run(["exec", "--as", "claude", "--", "true"]).exits(1).any_stderr();
+    assert!(refused.stderr.contains("Claude Code cannot work with profile `groq`"), "{refused}");
+    let fallback = "[fallback]\nprofiles = [\"qwen\"]\n[fallback.models.m]\nqwen = \"coder-model\"\n";
+    let machine = machine.logged_in().configured(fallback);
+    let outcome = machine.run(["exec", "--gateway", "--", "true"]).exits(0).any_stderr();
+    assert!(outcome.stderr.contains("fallback to `qwen`"), "{outcome}");
+    let machine = machine.variable("QWENAUTH_PROVIDER", "dashscope");
+    let listed = machine.run(["__complete", "--", "exec", "--model", ""]).any_stdout();
+    assert!(listed.stdout.contains("\nqwen3.8-"), "{listed}");
+}
+
+#[test]
+fn a_service_is_not_installed_with_a_key_that_it_would_not_have() {
+    let machine = own_server(sandbox_of("custom"));
+    let refused = |machine: &Machine, variable: &str, option: &str| {
+        machine.run(["gateway", "--install"]).fails(
+            2,
+            &format!("a service cannot use `{variable}`, because it runs without this shell's variables"),
+            &format!("store the key with `qwenauth login PROVIDER {option}`, then unset the variable"),
+        );
+    };
+    refused(&machine, "QWENAUTH_API_KEY", "--api-key-env QWENAUTH_API_KEY");
+    let key = machine.directory().join("key");
+    fs::write(&key, GIVEN).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let machine = machine.without_variable("QWENAUTH_API_KEY").variable("QWENAUTH_API_KEY_FILE", &key);
+    refused(&machine, "QWENAUTH_API_KEY_FILE", "--api-key-stdin <FILE");
+}

@@ -183,6 +183,9 @@ fn every_command_that_asks_a_server_says_what_is_wrong_with_its_certificate() {
     by_key("granted-key-2", &[]).fails(3, &message, UNTRUSTED);
     let status = machine.run(["status", "--check"]).any_stdout();
     assert!(status.stdout.contains(&format!("the API could not be checked: {said}; {UNTRUSTED}\n")), "{status}");
+    let doctor = machine.run(["doctor"]).exits(1).any_stdout().any_stderr();
+    assert!(doctor.stdout.contains(&format!("fail  network      {said}\n")), "{doctor}");
+    assert!(doctor.stdout.contains(&format!("→ {UNTRUSTED}\n")), "{doctor}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use url::Url;
 
-use super::{Check, proxy};
+use super::{Check, active, proxy};
 use crate::credentials::Stored;
 use crate::environment::variable;
 use crate::error::{Report, for_sh, has_user_info, path_for_sh, split_user_info};
@@ -46,6 +46,9 @@ fn base_directories() -> Vec<Check> {
 fn given(session: &Session) -> Option<Check> {
     let variable = session.credential_variable()?;
     Some(match session.given_key() {
+        Ok(_) if session.profiles().is_ok_and(|stored| stored.is_empty()) => {
+            Check::ok("variables", format!("the key in `{variable}` is used; no profile is stored"))
+        }
         Ok(_) => Check::warn(
             "variables",
             format!("the key in `{variable}` is used before any stored credential"),
@@ -74,7 +77,7 @@ fn openai(session: &Session) -> Vec<Check> {
             "`unset OPENAI_API_BASE`, or `eval \"$(qwenauth env)\"` sets both",
         ));
     }
-    let source = session.source_of(&session.profile);
+    let Some(source) = active(session) else { return checks };
     let ours = match source.load() {
         Ok(Stored::Present(credential)) => {
             let base = Endpoint::of(&source, &credential, None).map(|endpoint| endpoint.base_url).unwrap_or_default();
@@ -83,6 +86,7 @@ fn openai(session: &Session) -> Vec<Check> {
         }
         _ => None,
     };
+    let profile = &source.profile;
     let host = |text: &str| {
         let without = split_user_info(text).filter(|_| has_user_info(text));
         let text = without.map_or_else(|| text.to_owned(), |(scheme, _, rest)| format!("{scheme}{rest}"));
@@ -101,11 +105,11 @@ fn openai(session: &Session) -> Vec<Check> {
         .any(|start| key.starts_with(start));
     match ours {
         Some((base, true)) if host(&base).as_deref() == Some(goes_to.as_str()) => {
-            checks.push(Check::ok("variables", format!("`OPENAI_…` is `{}`'s", session.profile)));
+            checks.push(Check::ok("variables", format!("`OPENAI_…` is `{profile}`'s")));
         }
         Some((_, true)) => checks.push(Check::fail(
             "variables",
-            format!("the key of `{}` would be sent to `{goes_to}`, which is not its host", session.profile),
+            format!("the key of `{profile}` would be sent to `{goes_to}`, which is not its host"),
             "`eval \"$(qwenauth env)\"` sets both together",
         )),
         _ if goes_to == "api.openai.com" && of_another => checks.push(Check::fail(
@@ -115,10 +119,7 @@ fn openai(session: &Session) -> Vec<Check> {
         )),
         _ => checks.push(Check::warn(
             "variables",
-            format!(
-                "`OPENAI_API_KEY` is set and goes to `{goes_to}`: programs use it instead of `{}`",
-                session.profile
-            ),
+            format!("`OPENAI_API_KEY` is set and goes to `{goes_to}`: programs use it instead of `{profile}`"),
             "`qwenauth exec` replaces it for one program; `eval \"$(qwenauth env)\"` for this shell",
         )),
     }

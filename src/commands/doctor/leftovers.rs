@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Check;
 use super::storage::age;
+use super::{Check, sources};
 use crate::credentials::{CredentialSource, Pending, PendingLogin, Stored, marks_of_others, stray_origins};
 use crate::error::path_for_sh;
 use crate::paths::StateDirectory;
@@ -25,8 +25,9 @@ pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: b
     let mut checks = Vec::new();
     // The token that a killed renewal was granted is the only one that the server still accepts.
     let successors: Vec<(CredentialSource, PathBuf)> = sources(session)
+        .unwrap_or_default()
         .into_iter()
-        .filter_map(|source| source.store.unfinished().map(|path| (source, path)))
+        .filter_map(|(source, _)| source.store.unfinished().map(|path| (source, path)))
         .collect();
     let entries = directories.iter().filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
     for path in entries.map(|entry| entry.path()) {
@@ -90,8 +91,11 @@ fn pending_login(name: &ProfileName, session: &Session, fix: bool) -> Option<Che
 /// A mark keeps a rejected token from being sent again, or records that the API rejected a credential; a record states
 /// which server issued a token. Each is useless once its token or key is gone.
 pub(super) fn records_of_tokens(session: &Session, fix: bool) -> Vec<Check> {
-    let mut checks: Vec<Check> = marks(session, fix).into_iter().collect();
-    let (state, sources) = (&session.config.paths.state, sources(session));
+    // A login that is not found may be the one that a record is for.
+    let Ok(sources) = sources(session) else { return Vec::new() };
+    let sources: Vec<CredentialSource> = sources.into_iter().map(|(source, _)| source).collect();
+    let state = &session.config.paths.state;
+    let mut checks: Vec<Check> = marks(state, &sources, fix).into_iter().collect();
     let found = stray_origins(state, &sources, false).len();
     if found > 0 {
         let message = format!("obsolete records of which server issued a token: {found}");
@@ -100,9 +104,9 @@ pub(super) fn records_of_tokens(session: &Session, fix: bool) -> Vec<Check> {
     checks
 }
 
-fn marks(session: &Session, fix: bool) -> Option<Check> {
+fn marks(state: &Path, sources: &[CredentialSource], fix: bool) -> Option<Check> {
     let mut secrets: Vec<Secret> = Vec::new();
-    for source in sources(session) {
+    for source in sources {
         match source.load() {
             Ok(Stored::Present(credential)) => {
                 secrets.extend(credential.refresh_token);
@@ -113,18 +117,10 @@ fn marks(session: &Session, fix: bool) -> Option<Check> {
             Ok(Stored::Damaged(_)) | Err(_) => return None,
         }
     }
-    let marks = marks_of_others(&session.config.paths.state, &secrets);
+    let marks = marks_of_others(state, &secrets);
     if marks.is_empty() {
         return None;
     }
     let message = format!("obsolete markers of rejected tokens and keys: {}", marks.len());
     Some(removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok())))
-}
-
-fn sources(session: &Session) -> Vec<CredentialSource> {
-    let mut names = session.config.paths.profiles().unwrap_or_default();
-    names.push(session.profile.clone());
-    names.sort();
-    names.dedup();
-    names.iter().map(|name| session.source_of(name)).collect()
 }

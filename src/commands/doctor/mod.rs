@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::{print, print_document};
 use crate::cli::DoctorArgs;
+use crate::credentials::CredentialSource;
 use crate::environment::Environment;
 use crate::error::{Report, printable, shown};
 use crate::paths::{self, Paths};
@@ -132,7 +133,9 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
         Ok(session) => {
             let mut checks = vec![Check::ok("version", concat!("qwenauth ", env!("CARGO_PKG_VERSION")))];
             checks.extend(installed::check());
-            checks.push(Check::ok("config", format!("profile `{}` is active", session.profile)));
+            let is_active =
+                |source: &CredentialSource| Check::ok("config", format!("profile `{}` is active", source.profile));
+            checks.extend(active(&session).as_ref().map(is_active));
             checks.extend(directories);
             checks.extend(storage::check(&session, args.fix));
             checks.extend(environment::check(&session));
@@ -163,9 +166,27 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
     Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }
 
+/// What commands use: the credential in the environment, else the active profile. `None`: the one in the environment is
+/// unusable, which has a check of its own.
+fn active(session: &Session) -> Option<CredentialSource> {
+    let stored = || session.credential_variable().is_none().then(|| session.source_of(&session.profile));
+    session.source().ok().or_else(stored)
+}
+
+/// Every profile and the credential in the environment, each with whether commands use it.
+fn sources(session: &Session) -> Result<Vec<(CredentialSource, bool)>> {
+    let given = session.credential_variable();
+    let mut names = session.profiles()?;
+    if given.is_none() && !names.contains(&session.profile) {
+        names.push(session.profile.clone());
+    }
+    let stored = names.iter().map(|name| (session.source_of(name), given.is_none() && *name == session.profile));
+    Ok(stored.chain(given.and_then(|_| active(session)).map(|source| (source, true))).collect())
+}
+
 /// A remedy without the advice to run the command that is running.
 fn own(remedy: &str) -> String {
-    printable(remedy).replace(", as `qwenauth doctor` does", "")
+    printable(remedy).replace(", as `qwenauth doctor` does", "").replace(", or run `qwenauth doctor`", "")
 }
 
 fn without_home(text: &str, home: &Path) -> String {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use url::Url;
 
 use super::proxy::{self, Proxy, ProxyRoute};
-use super::{Check, Verdict};
+use super::{Check, Verdict, active};
 use crate::credentials::{Credential, CredentialSource, Kind, Stored, Verification, api_refusal, verify};
 use crate::error::Report;
 use crate::http::{Connection, Network, Reply, TransportError};
@@ -27,13 +27,13 @@ struct CheckedServer {
 }
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
-    let source = session.source_of(&session.profile);
+    let Some(source) = active(session) else { return Vec::new() };
     let stored = source.load();
     let credential = match &stored {
         Ok(Stored::Present(credential)) => Some(credential),
         _ => None,
     };
-    let servers = servers(&source, credential, session);
+    let servers = servers(&source, credential);
     let network = &source.network;
     // In parallel, because a server that does not respond takes its whole timeout.
     let mut checks: Vec<Check> = thread::scope(|scope| {
@@ -48,10 +48,10 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
 }
 
 /// At most two: where logins are renewed, and where requests are sent.
-fn servers(source: &CredentialSource, stored: Option<&Credential>, session: &Session) -> Vec<CheckedServer> {
+fn servers(source: &CredentialSource, stored: Option<&Credential>) -> Vec<CheckedServer> {
     let provider: Option<Provider> = match stored {
         Some(credential) => source.provider(credential).ok(),
-        None => providers::find(session.profile.as_str(), &session.config.overrides).ok(),
+        None => providers::find(&source.profile, &source.overrides).ok(),
     };
     let Some(provider) = provider else { return Vec::new() };
     let login = provider.server(None).ok().map(|server| server.token_endpoint);
@@ -106,8 +106,9 @@ fn ask(connection: anyhow::Result<Connection>, url: &Url) -> Result<(Reply, u128
 }
 
 fn no_answer(url: &Url, trouble: &TransportError) -> Check {
-    let remedy =
-        "check the connection; behind a proxy set `HTTPS_PROXY`; behind a TLS-inspecting proxy set `QWENAUTH_CA_FILE`";
+    let remedy = trouble.remedy().unwrap_or(
+        "check the connection; behind a proxy set `HTTPS_PROXY`; behind a TLS-inspecting proxy set `QWENAUTH_CA_FILE`",
+    );
     Check::fail("network", trouble.sentence(url.host_str().unwrap_or_default()), remedy)
 }
 
@@ -166,9 +167,9 @@ fn verified(source: &CredentialSource, credential: &Credential, is_reached: bool
             Check::fail("API", what, format!("resolve this with {whom}; you do not need to log in again"))
         }
         (_, Some(refusal)) => rejected(source, credential, &refusal.reason),
-        (Some(Ok(Verification::Unclear(why))), None) => {
-            let what = format!("could not check the login of `{profile}`: {why}");
-            Check::warn("API", what, "the login may be valid; retry later")
+        (Some(Ok(Verification::Unclear(failed))), None) => {
+            let what = format!("could not check the login of `{profile}`: {failed}");
+            Check::warn("API", what, failed.hint.unwrap_or_else(|| "the login may be valid; retry later".into()))
         }
         (Some(Ok(Verification::Unverifiable(why))), None) => {
             Check::ok("API", format!("cannot tell whether the login of `{profile}` is valid: {why}"))

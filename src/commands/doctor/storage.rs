@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Check, leftovers};
+use super::{Check, leftovers, sources};
 use crate::commands::{ago, masked_key};
 use crate::credentials::{
-    Credential, CredentialSource, Kind, STALE, State, Store, Stored, api_refusal, program_of, state_of,
+    Credential, CredentialSource, GivenKey, Kind, STALE, State, Store, Stored, api_refusal, program_of, state_of,
 };
 use crate::environment::variable;
 use crate::error::Report;
@@ -73,50 +73,55 @@ fn directory_is_private(directory: &Path, holds_secrets: bool, fix: bool) -> Opt
 }
 
 fn profiles(session: &Session) -> Vec<Check> {
-    let mut names = match session.config.paths.profiles() {
-        Ok(names) => names,
+    match sources(session) {
+        Ok(sources) => sources.iter().flat_map(|(source, is_active)| profile(source, *is_active)).collect(),
         Err(error) => {
-            return vec![Check::fail("profiles", format!("{error:#}"), "check the mode and owner of that directory")];
+            vec![Check::fail("profiles", format!("{error:#}"), "check the mode and owner of that directory")]
         }
-    };
-    if !names.contains(&session.profile) {
-        names.push(session.profile.clone());
     }
-    names.iter().flat_map(|name| profile(name, session)).collect()
 }
 
-fn profile(name: &ProfileName, session: &Session) -> Vec<Check> {
-    let source = session.source_of(name);
-    let mut checks = Vec::new();
+fn profile(source: &CredentialSource, is_active: bool) -> Vec<Check> {
+    let (name, path) = (&source.profile, source.store.path());
+    let is_stored = given_by(source).is_none();
     // Loading makes the file private, as every command does, and reports that on stderr.
-    if let Some(how) = access::readable_by_others(source.store.path()) {
+    let readable = access::readable_by_others(path).filter(|_| is_stored);
+    let stored = source.load();
+    let mut checks = Vec::new();
+    if let Some(how) = readable {
         let what = format!("the file of `{name}` is readable by other users ({how})");
-        checks.push(Check::warn("mode", what, access::HOW_TIGHTENED));
+        checks.push(Check::warn("mode", what, access::how_tightened(path)));
     }
-    if access::has_hard_links(source.store.path()) {
+    if is_stored && access::has_hard_links(path) {
         let what = format!("the file of `{name}` has hard links, which a renewal does not update");
         checks.push(Check::warn("copies", what, "keep one, and replace the others with symlinks"));
     }
-    checks.push(match source.load() {
-        Ok(stored) => login(name, &source, &stored, session),
+    checks.push(match &stored {
+        Ok(stored) => login(source, stored, is_active),
         Err(error) => {
-            let report = Report::of(&error);
+            let report = Report::of(error);
             Check::fail("login", report.message, report.hint.unwrap_or_else(|| source.login_hint()))
         }
     });
-    if let Ok(Stored::Present(credential)) = source.load() {
-        checks.extend(is_replaceable(name, &source, &credential));
-        checks.extend(key(name, &source, &credential));
+    if let Ok(Stored::Present(credential)) = &stored {
+        checks.extend(is_replaceable(source, credential));
+        checks.extend(key(source, credential));
     }
     checks
 }
 
-fn login(name: &ProfileName, source: &CredentialSource, stored: &Stored, session: &Session) -> Check {
+/// The variable that holds the key or names its file, so that nothing is stored.
+fn given_by(source: &CredentialSource) -> Option<&'static str> {
+    source.given.as_ref().and_then(GivenKey::variable)
+}
+
+fn login(source: &CredentialSource, stored: &Stored, is_active: bool) -> Check {
+    let name = &source.profile;
     let mut state = state_of(source, stored);
     if let Stored::Present(credential) = stored
         && let Some(refusal) = api_refusal(source, credential)
     {
-        if *name != session.profile {
+        if !is_active {
             let what = format!("the API rejects the login of `{name}`: {}", refusal.reason);
             return Check::fail("login", what, source.login_hint());
         }
@@ -130,8 +135,9 @@ fn login(name: &ProfileName, source: &CredentialSource, stored: &Stored, session
         }
         (State::Valid, Stored::Present(credential)) if credential.kind == Kind::ApiKey => {
             let stored = credential.created_at.as_deref().and_then(ago).map(|ago| format!(", stored {ago} ago"));
-            let key = masked_key(credential, &session.config.overrides);
-            Check::ok("login", format!("`{name}` has the API key {key}{}", stored.unwrap_or_default()))
+            let from = given_by(source).map(|variable| format!(", from `{variable}`"));
+            let key = masked_key(credential, &source.overrides);
+            Check::ok("login", format!("`{name}` has the API key {key}{}", from.or(stored).unwrap_or_default()))
         }
         (State::Valid, Stored::Present(credential)) => {
             let left = credential.left((source.clock)()).map(|left| format!(", {} left", in_words(left)));
@@ -161,7 +167,7 @@ fn login(name: &ProfileName, source: &CredentialSource, stored: &Stored, session
 }
 
 /// Whether the program of a key command is there. It is not run: it may ask a person.
-fn key_command(name: &ProfileName, credential: &Credential) -> Check {
+fn key_command(name: &str, credential: &Credential) -> Check {
     let program = program_of(credential.command.as_deref().unwrap_or_default());
     let path = variable("PATH").unwrap_or_default();
     let is_there = Path::new(&program).components().count() > 1 && Path::new(&program).exists()
@@ -174,17 +180,18 @@ fn key_command(name: &ProfileName, credential: &Credential) -> Check {
 }
 
 /// A login that cannot be saved cannot be renewed either.
-fn is_replaceable(name: &ProfileName, source: &CredentialSource, credential: &Credential) -> Option<Check> {
+fn is_replaceable(source: &CredentialSource, credential: &Credential) -> Option<Check> {
     if credential.is_lasting() || credential.identity.is_some() {
         return None;
     }
     let error = source.store.check_writable(SecretStore::File).err()?;
     let report = Report::of(&error);
-    let what = format!("`{name}` cannot be renewed: {}", report.message);
+    let what = format!("`{}` cannot be renewed: {}", source.profile, report.message);
     Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "check the mode and owner of that directory".into())))
 }
 
-fn key(name: &ProfileName, source: &CredentialSource, credential: &Credential) -> Vec<Check> {
+fn key(source: &CredentialSource, credential: &Credential) -> Vec<Check> {
+    let name = &source.profile;
     let mut checks = Vec::new();
     let endpoint = match Endpoint::of(source, credential, None) {
         Ok(endpoint) => endpoint,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::Value;
 use url::Url;
 
-use super::Check;
+use super::{Check, active};
 use crate::credentials::{CredentialSource, Stored};
 use crate::http::Reply;
 use crate::session::{Endpoint, Session};
@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 pub(super) fn check(session: &Session) -> Vec<Check> {
-    let source = session.source_of(&session.profile);
+    let Some(source) = active(session) else { return Vec::new() };
     match gateway(&source) {
         Ok(url) => check_gateway(&source, &url),
         Err(check) => vec![check],
@@ -49,11 +49,9 @@ fn check_gateway(source: &CredentialSource, url: &Url) -> Vec<Check> {
         Err(error) => return vec![Check::fail("team", format!("{error:#}"), "see the other checks")],
     };
     match connection.get(url, None, &[], TIMEOUT) {
-        Err(trouble) => vec![Check::fail(
-            "team",
-            trouble.sentence(host),
-            "check the address; for a certificate of your own CA set `QWENAUTH_CA_FILE`",
-        )],
+        Err(trouble) => {
+            vec![Check::fail("team", trouble.sentence(host), trouble.remedy().unwrap_or("check the address"))]
+        }
         Ok(reply) => std::iter::once(readiness(host, &reply)).chain(certificate(host, &reply)).collect(),
     }
 }

@@ -81,7 +81,7 @@ fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgra
     };
     let own_arguments = &args.command[index + 1..];
     if let Some(need) = child.lacks(&values, own_arguments, provider.has_responses(&provider_url)) {
-        return Err(refused(session, &provider, child, need, &args.command).into());
+        return Err(refused(session, &source.profile, &provider, child, need, &args.command).into());
     }
     let around = Surroundings {
         tool_paths: &tool_paths(session)?,
@@ -101,12 +101,19 @@ fn anthropic_base(provider: &Provider, provider_url: &str, base_url: &str) -> Op
     Some(base_url.trim_end_matches("/v1").to_owned())
 }
 
-fn refused(session: &Session, provider: &Provider, child: &KnownProgram, need: Need, command: &[OsString]) -> Failed {
+fn refused(
+    session: &Session,
+    profile: &str,
+    provider: &Provider,
+    child: &KnownProgram,
+    need: Need,
+    command: &[OsString],
+) -> Failed {
     let what = match need {
         Need::Model => {
             return Failed::new(
                 Failure::Other,
-                format!("{} needs a model, and profile `{}` has no default", child.title, session.profile),
+                format!("{} needs a model, and profile `{profile}` has no default", child.title),
             )
             .hint("name one: `qwenauth exec --model ID -- …`");
         }
@@ -116,8 +123,8 @@ fn refused(session: &Session, provider: &Provider, child: &KnownProgram, need: N
     let failed = Failed::new(
         Failure::Other,
         format!(
-            "{} cannot work with profile `{}`: it needs {what}, which {} does not have",
-            child.title, session.profile, provider.title
+            "{} cannot work with profile `{profile}`: it needs {what}, which {} does not have",
+            child.title, provider.title
         ),
     );
     let program = command[0].to_string_lossy();

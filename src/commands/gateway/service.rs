@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen};
 use crate::commands::{print, print_json};
-use crate::environment::variable;
+use crate::environment::{API_KEY, variable};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::key;
 use crate::installation::Installation;
@@ -57,15 +57,16 @@ const REWRITTEN: [&str; 7] =
 
 /// `certified`: the first name of the gateway's certificate.
 pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<String>) -> Result<()> {
-    let program = lasting_program()?;
-    if variable("QWENAUTH_API_KEY").is_some() {
+    if let Some(variable) = session.credential_variable() {
+        let option = if variable == API_KEY { "--api-key-env QWENAUTH_API_KEY" } else { "--api-key-stdin <FILE" };
         return Failed::new(
             Failure::Usage,
-            "a service cannot use `QWENAUTH_API_KEY`, because its value is not stored anywhere",
+            format!("a service cannot use `{variable}`, because it runs without this shell's variables"),
         )
-        .hint("store the key with `qwenauth login PROVIDER --api-key-env QWENAUTH_API_KEY`, then unset the variable")
+        .hint(format!("store the key with `qwenauth login PROVIDER {option}`, then unset the variable"))
         .err();
     }
+    let program = lasting_program()?;
     let listen = address(args)?;
     let key_file = key_file(args, session)?;
     drop(key::kept_in(&key_file)?);

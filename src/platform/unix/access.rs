@@ -358,13 +358,14 @@ pub(crate) fn private_temporary_directory(prefix: &str) -> io::Result<TempDir> {
 
 /// How others could read a file, if they can: for `doctor`, before a read tightens it.
 pub(crate) fn readable_by_others(path: &Path) -> Option<String> {
-    let mode = fs::metadata(path).ok()?.mode() & 0o777;
+    let metadata = fs::metadata(path).ok().filter(Metadata::is_file)?;
+    let mode = metadata.mode() & 0o777;
     (mode & 0o077 != 0).then(|| format!("mode {mode:04o}"))
 }
 
 /// Other names of the same file.
 pub(crate) fn has_hard_links(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.nlink() > 1)
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() > 1)
 }
 
 /// How others could put files into a directory, if they can.
@@ -399,4 +400,9 @@ pub(crate) fn how_to_restrict(directory: &Path) -> String {
 }
 
 /// What has become of a file that others could read.
-pub(crate) const HOW_TIGHTENED: &str = "its mode is now 0600; replace the key if other people use this machine";
+pub(crate) fn how_tightened(path: &Path) -> String {
+    match readable_by_others(path) {
+        None => "its mode is now 0600; replace the key if other people use this machine".to_owned(),
+        Some(_) => format!("run `chmod 600 {}`; replace the key if other people use this machine", path_for_sh(path)),
+    }
+}

@@ -332,7 +332,7 @@ pub(crate) fn private_temporary_directory(prefix: &str) -> io::Result<TempDir> {
 
 /// Who else could read a file, for `doctor`; `None` if no one.
 pub(crate) fn readable_by_others(path: &Path) -> Option<String> {
-    named(others(path))
+    named(others(path)).filter(|_| path.is_file())
 }
 
 /// Other names of the same file.
@@ -369,5 +369,6 @@ pub(crate) fn how_to_restrict(directory: &Path) -> String {
 }
 
 /// What becomes of a file that others could read.
-pub(crate) const HOW_TIGHTENED: &str =
-    "run `qwenauth doctor --fix` to remove the access of other users to its directory";
+pub(crate) fn how_tightened(_: &Path) -> String {
+    "run `qwenauth doctor --fix` to remove the access of other users to its directory".to_owned()
+}
