@@ -479,4 +479,87 @@ mod tests {
         let budget = Budget::new(0);
         assert_eq!(keep(&mut source(true, &budget), 2 * SMALL + 1), (false, false));
     }
+
+    fn whole(chunks: &[&'static str], budget: &Rc<Budget>) -> RequestBody {
+        RequestBody::whole(chunks.iter().map(|chunk| Bytes::from_static(chunk.as_bytes())).collect(), budget)
+    }
+
+    fn next(reader: &mut Reader) -> Option<Bytes> {
+        match reader.poll_chunk(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(chunk) => chunk.map(Result::unwrap),
+            Poll::Pending => panic!("it is whole"),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_of_all_bodies_counts_until_it_is_given_out_for_the_last_time() {
+        let each = size_of::<Bytes>();
+        let budget = Budget::new(2 * each + 5);
+        let body = whole(&["abc", "de"], &budget);
+        assert_eq!((budget.used.get(), budget.is_exceeded()), (2 * each + 5, false));
+        let other = whole(&[""], &budget);
+        assert_eq!((budget.used.get(), budget.is_exceeded()), (3 * each + 5, true));
+        drop(other);
+        assert_eq!((budget.used.get(), budget.is_exceeded()), (2 * each + 5, false));
+        let mut reader = body.reader().unwrap();
+        assert_eq!((next(&mut reader).unwrap(), budget.used.get()), (Bytes::from_static(b"abc"), 2 * each + 5));
+        body.stop_keeping();
+        assert_eq!(budget.used.get(), each + 2);
+        assert_eq!((next(&mut reader).unwrap(), budget.used.get()), (Bytes::from_static(b"de"), 0));
+        assert!(body.reader().is_none());
+    }
+
+    #[test]
+    fn a_reader_knows_what_it_has_yet_to_give_out() {
+        let body = whole(&["abc", "de", "f"], &Budget::new(0));
+        let mut reader = body.reader().unwrap();
+        for left in [6, 3, 1] {
+            assert_eq!((reader.length(), reader.has_ended()), (Some(left), false));
+            assert!(next(&mut reader).is_some());
+        }
+        assert_eq!((reader.length(), reader.has_ended(), next(&mut reader)), (Some(0), true, None));
+        // The next one begins anew.
+        let mut reader = body.reader().unwrap();
+        assert_eq!((reader.length(), next(&mut reader).unwrap()), (Some(6), Bytes::from_static(b"abc")));
+    }
+
+    #[test]
+    fn places_of_many_small_chunks_are_not_kept_for_the_rest_of_a_long_body() {
+        let places = |chunks: usize, given: usize| {
+            let budget = Budget::new(usize::MAX);
+            let body = RequestBody::whole(vec![Bytes::from_static(b"a"); chunks], &budget);
+            let mut reader = body.reader().unwrap();
+            body.stop_keeping();
+            (0..given).for_each(|_| drop(next(&mut reader)));
+            let source = body.0.borrow();
+            (source.kept.len(), source.kept.capacity())
+        };
+        let (kept, capacity) = places(2000, 1999);
+        assert!(kept == 1 && capacity >= 2000);
+        assert_eq!(places(2000, 2000), (0, 0));
+        // Those of few are used again.
+        let (kept, capacity) = places(1024, 1024);
+        assert!(kept == 0 && capacity == 1024, "{capacity}");
+    }
+
+    #[test]
+    fn the_model_is_found_in_the_first_bytes_of_a_body_that_is_dropped() {
+        let budget = Budget::new(usize::MAX);
+        let space: &'static str = Box::leak(" ".repeat(HEAD_LENGTH - 10).into_boxed_str());
+        for (chunks, model) in [
+            (&[r#"{"mod"#, r#"el":"#, r#""m"}"#][..], Some("m")),
+            (&["{", space, r#""a":1,"model":"m"}"#], None),
+            (&["{", space, " ", r#""model":"m"}"#], None),
+        ] {
+            for given in 0..=chunks.len() {
+                let body = whole(chunks, &budget);
+                let mut reader = body.reader().unwrap();
+                body.stop_keeping();
+                (0..given).for_each(|_| drop(next(&mut reader)));
+                let found = if given == 0 { Some("m") } else { model };
+                assert_eq!(body.model().as_deref(), found, "{given}");
+                assert!(body.0.borrow().head.len() <= HEAD_LENGTH);
+            }
+        }
+    }
 }

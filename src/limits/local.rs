@@ -273,6 +273,10 @@ mod tests {
         }
     }
 
+    fn path(state: &Path) -> PathBuf {
+        StateDirectory::Rate.below(state).join(file_name("p", "key"))
+    }
+
     #[test]
     fn what_was_counted_alone_is_not_written_once_the_file_can_be_used() {
         let directory = tempfile::tempdir().unwrap();
@@ -362,5 +366,41 @@ mod tests {
             })
         };
         assert_eq!([is_over(), is_over()], [Some(false), Some(true)]);
+    }
+
+    #[test]
+    fn usage_shows_the_whole_window_and_nothing_older() {
+        let directory = tempfile::tempdir().unwrap();
+        let rule = Rule { window: Duration::from_secs(10), ..rule() };
+        let file = open(directory.path(), &path(directory.path())).unwrap();
+        let length = step_length(rule.window);
+        let step = u64::try_from(system::monotonic().as_nanos()).unwrap() / length;
+        // One in each step of the window before, and in those that may begin until it is shown.
+        let mut record = WindowRecord::new(boot(), length);
+        for step in step.saturating_sub(2 * STEPS)..step + 1000 {
+            record.count_at(step * length, 1, 0, 0);
+        }
+        record.write(&file).unwrap();
+        let (shown, _) = standing(directory.path(), "p", "key", &rule, SystemTime::now());
+        assert_eq!(u64::from(shown), STEPS + 1);
+    }
+
+    #[test]
+    fn a_file_has_its_full_length_before_anything_is_counted_and_is_not_emptied_by_the_next_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let length = || path(directory.path()).metadata().unwrap().len();
+        let mut first = Rate::open(directory.path(), "p", "key", rule());
+        assert_eq!(length(), LENGTH as u64);
+        assert!(matches!(first.take(SystemTime::now(), false), Reservation::Decided(Slot::Now)));
+        // As a later version may write it.
+        let file = std::fs::OpenOptions::new().write(true).open(path(directory.path())).unwrap();
+        file.set_len(2 * LENGTH as u64).unwrap();
+        let mut second = Rate::open(directory.path(), "p", "key", rule());
+        assert_eq!((second.count_of_day(SystemTime::now()), length()), (1, 2 * LENGTH as u64));
+    }
+
+    #[test]
+    fn a_boot_is_named_by_a_hash_of_its_id() {
+        assert_eq!(boot().to_le_bytes(), Sha256::digest(system::boot())[..8]);
     }
 }

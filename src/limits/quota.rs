@@ -511,4 +511,22 @@ mod tests {
         assert_eq!(taken(&mut quotas, at(0), 3), 3);
         assert_eq!(used(directory.path(), "p", "account", &quota, at(0)).0, 3);
     }
+
+    #[test]
+    fn a_file_of_another_format_or_cut_short_counts_as_empty() {
+        let directory = tempfile::tempdir().unwrap();
+        let quota = quota(Cause::FiveHours, 2);
+        let mut quotas = open(directory.path(), std::slice::from_ref(&quota));
+        assert_eq!(taken(&mut quotas, at(0), 9), 2);
+        let path = path_of(directory.path(), "p", "account");
+        let written = std::fs::read(&path).unwrap();
+        let used = || used(directory.path(), "p", "account", &quota, at(0)).0;
+        assert_eq!((written.len(), used()), (LENGTH, 2));
+        let of_another_format = [b"qwaquot2", &written[MAGIC.len()..]].concat();
+        for damaged in [&of_another_format[..], &written[..LENGTH - 1]] {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(used(), 0);
+        }
+        assert_eq!(taken(&mut quotas, at(0), 9), 2);
+    }
 }
