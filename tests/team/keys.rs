@@ -311,6 +311,52 @@ fn a_client_that_leaves_is_charged_the_estimate_for_what_was_sent_and_nothing_wh
 }
 
 #[test]
+fn a_client_that_leaves_the_queue_of_its_key_releases_its_slot_at_all_gateways() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let key = team.keys(&["create", "ann", "--rpm", "1", "--rpd", "9"]);
+    let gateways = team.gateways(2);
+    assert_eq!(gateways[0].client_of(&key).chat().status, 200);
+    let counted = || redis.command(&["GET", redis.command(&["--scan", "--pattern", "*:key:*:day/*"]).trim()]);
+    let waiting = gateways[1].client_of(&key).ask_about("nothing");
+    until("it waits", || counted().trim() == "2");
+    drop(waiting);
+    until("its slot is given back", || counted().trim() == "1");
+    assert_eq!(provider.asked().len(), 1);
+}
+
+#[test]
+fn metrics_have_a_line_for_each_key_that_a_gateway_knows() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    let ann = team.keys(&["create", "ann", "--budget", "1 USD/day"]);
+    team.keys(&["create", "bob", "--budget", "1 USD/day"]);
+    let named = |gateway: &Gateway| {
+        let own = std::fs::read_to_string(gateway.home.path().join("own")).unwrap();
+        let metrics = gateway.client_of(own.trim()).send("GET", "/metrics", "").body;
+        let named = |name: &&str| metrics.contains(&format!("name=\"{name}\""));
+        ["ann", "bob"].into_iter().filter(named).collect::<Vec<_>>()
+    };
+    let start = |home: Home| {
+        let own = home.path().join("own");
+        let options = ["--metrics", "--metrics-keys", "--api-key-file", own.to_str().unwrap()];
+        Gateway::start_keyed(home, &options)
+    };
+    // Beside keys.json it knows all, and elsewhere those that were shown to it.
+    assert_eq!(named(&start(team.maker_again())), ["ann", "bob"]);
+    let other = start(team.home());
+    assert_eq!(named(&other), [""; 0]);
+    assert_eq!(other.client_of(&ann).chat().status, 200);
+    assert_eq!(named(&other), ["ann"]);
+}
+
+#[test]
 fn a_budget_is_spent_once_across_four_gateways_and_reset_restores_it() {
     if !has_redis() {
         return;
@@ -398,6 +444,14 @@ fn every_change_of_a_key_applies_from_the_next_request_at_gateways_without_its_f
     assert_eq!(code(&mut client), (401, "invalid_api_key".into()));
     let mut client = gateway.client_of(&second);
     assert_eq!(client.chat().status, 200);
+    // What forbade the request ends, and so does the key that was shown.
+    team.keys(&["set", "ann", "--models", "other"]);
+    assert_eq!(code(&mut client), (403, "model_not_allowed".into()));
+    let second = team.keys(&["rotate", "ann"]);
+    team.keys(&["set", "ann", "--models", "none"]);
+    assert_eq!(code(&mut client), (403, "model_not_allowed".into()));
+    let mut client = gateway.client_of(&second);
+    assert_eq!(client.chat().status, 200);
     let third = team.keys(&["rotate", "ann", "--overlap", "1h"]);
     assert_eq!((client.chat().status, gateway.client_of(&third).chat().status), (200, 200));
     let revoked = team.maker.on_a_terminal(&["keys", "revoke", "ann", "--yes"]);
@@ -411,7 +465,7 @@ fn every_change_of_a_key_applies_from_the_next_request_at_gateways_without_its_f
         .filter(|verb| lines.contains(verb))
         .collect();
     assert_eq!(verbs.len(), 6, "{lines}");
-    assert_eq!(lines.matches("\"who\"").count(), 6, "{lines}");
+    assert_eq!(lines.matches("\"who\"").count(), 9, "{lines}");
     let dump = redis.dump();
     for key in [&first, &second, &third] {
         assert!(!dump.windows(20).any(|part| part == &key.as_bytes()[11..31]), "a key is on the server");

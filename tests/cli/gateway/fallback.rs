@@ -170,6 +170,21 @@ fn ask(gateway: &Gateway) -> Got {
     gateway.send("POST /v1/chat/completions", "X-Own: kept\r\n", REQUEST).got()
 }
 
+/// With the key of a person or job.
+fn ask_with(gateway: &Gateway, key: &str) -> Got {
+    let (address, length) = (&gateway.address, REQUEST.len());
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nX-Api-Key: {key}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    Client::send(address, &[head.as_bytes(), REQUEST].concat()).got()
+}
+
+fn create_key(pair: &Pair, name: &str, more: &[&str]) -> String {
+    let mut made = pair.machine.run([&["keys", "create", name, "--json"], more].concat());
+    made.json()["key"].as_str().unwrap().to_owned()
+}
+
 #[track_caller]
 fn is_served_by(got: &Got, profile: &str, reason: &str) {
     got.is(200);
@@ -549,10 +564,7 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
 fn the_request_of_a_key_falls_back_only_to_profiles_it_may_use_and_models_with_a_price() {
     let pair = Pair::configured(&format!("{MAP}[prices.one]\ninput = 1.0\noutput = 1.0\n"));
     pair.first.answers("answer", &plan_over());
-    let create = |name: &str, more: &[&str]| {
-        let mut made = pair.machine.run([&["keys", "create", name, "--json"], more].concat());
-        made.json()["key"].as_str().unwrap().to_owned()
-    };
+    let create = |name: &str, more: &[&str]| create_key(&pair, name, more);
     let [free, bound, paid] = [
         create("free", &["--models", "one", "--profiles", "first,second"]),
         create("bound", &["--profiles", "first"]),
@@ -562,14 +574,7 @@ fn the_request_of_a_key_falls_back_only_to_profiles_it_may_use_and_models_with_a
     let own = pair.machine.directory().join("own");
     let (own, log_name) = (own.to_str().unwrap(), log.to_str().unwrap());
     let gateway = pair.gateway(&["--keys", "--api-key-file", own, "--log", log_name]);
-    let ask = |key: &str| {
-        let (address, length) = (&gateway.address, REQUEST.len());
-        let head = format!(
-            "POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nX-Api-Key: {key}\r\n\
-             Content-Length: {length}\r\n\r\n"
-        );
-        Client::send(address, &[head.as_bytes(), REQUEST].concat()).got()
-    };
+    let ask = |key: &str| ask_with(&gateway, key);
     is_served_by(&ask(&free), "second", "plan");
     for (key, reason) in [
         (&bound, "the key may not use the profile that would serve it"),
@@ -606,4 +611,17 @@ fn the_request_of_a_key_that_falls_back_counts_only_where_it_was_sent() {
     let days = limits.iter().filter(|limit| limit["name"] == "requests per day");
     let used: Vec<_> = days.map(|day| (day["profile"].as_str().unwrap(), day["used"].as_u64())).collect();
     assert_eq!(used, [("first", Some(0)), ("second", Some(1))]);
+}
+
+#[test]
+fn the_request_of_a_key_moves_when_the_day_of_the_account_is_over() {
+    let pair = Pair::configured(&format!("{MAP}[providers.custom.limits]\nrequests_per_day = 1\n"));
+    let key = create_key(&pair, "ann", &[]);
+    let own = pair.machine.directory().join("own");
+    let gateway = pair.gateway(&["--keys", "--api-key-file", own.to_str().unwrap()]);
+    is_served_by(&ask_with(&gateway, &key), "first", "");
+    is_served_by(&ask_with(&gateway, &key), "second", "day");
+    let got = ask_with(&gateway, &key);
+    assert_eq!((got.is(429).header("x-qwenauth-profile"), got.code().as_str()), ("first", "daily_limit_reached"));
+    assert_eq!((pair.first.asked().len(), pair.second.asked().len()), (1, 1));
 }

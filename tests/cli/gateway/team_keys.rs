@@ -362,6 +362,26 @@ fn settled(machine: &Machine, name: &str) -> Value {
 }
 
 #[test]
+fn a_repeated_attempt_counts_for_the_minute_of_a_key_and_not_for_its_day_and_budget() {
+    let upstream = Upstream::start(|number, _, connection| match number {
+        0 => connection.write_all(&error("503 Busy", "retry-after-ms: 1\r\n", "x", "later")),
+        _ => connection.write_all(&fine()),
+    });
+    let machine = priced(&upstream);
+    let gateway = start(&machine, &[]);
+    let key = create(&machine, &["ann", "--rpm", "10", "--rpd", "10", "--budget", "1 USD/day"]);
+    for (asked, left) in [(2, 8), (3, 7)] {
+        chat(&gateway, &key).is(200);
+        assert_eq!(upstream.asked().len(), asked);
+        let used = settled(&machine, "ann");
+        assert_eq!(used["requests_today"], asked - 1);
+        let described = send(&gateway, &key, "GET /v1/key", b"").json()["data"].clone();
+        assert_eq!(described["requests_per_minute"]["remaining"], left);
+    }
+    assert_eq!(listed(&machine, "ann")["used"]["spent_usd"], 0.001_41);
+}
+
+#[test]
 fn a_client_that_leaves_a_request_that_was_sent_is_charged_the_estimate() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = priced(&upstream);
