@@ -277,16 +277,15 @@ impl CredentialCache {
     /// Whether a credential is available, or why not, for `/readyz`. Anyone may ask, so a failure is examined again
     /// only after [`RENEWAL_RETRY_AFTER`].
     pub(super) async fn is_ready(&self) -> Result<(), &'static str> {
-        if is_within(REFUSED_FOR, self.refused_at.get()) {
-            return Err("refused");
-        }
-        if let Some((at, failure, version)) = self.failed.get()
-            && at.elapsed() < RENEWAL_RETRY_AFTER
-            && version == self.version()
-        {
-            return Err(failure.name());
-        }
-        self.fresh().await.map(drop).map_err(|failed| self.trouble().unwrap_or(failed.failure.name()))
+        let found = match self.failed.get() {
+            Some((at, failure, version)) if at.elapsed() < RENEWAL_RETRY_AFTER && version == self.version() => {
+                Err(failure.name())
+            }
+            _ => self.fresh().await.map(drop).map_err(|failed| self.trouble().unwrap_or(failed.failure.name())),
+        };
+        // Asked last: another credential in the file takes the place of the one that was rejected, and a gateway that is
+        // not ready may get no request that would find it.
+        if is_within(REFUSED_FOR, self.refused_at.get()) { Err("refused") } else { found }
     }
 
     /// The provider rejected the credential.
@@ -422,10 +421,7 @@ fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential>
         None => Rc::new(Origin::new(&url).context("the base URL cannot be used")?),
     };
     let now = SystemTime::now();
-    let good_until = credential.expires_at.map(|expires_at| {
-        let early = expires_at.checked_sub(MARGIN).filter(|early| *early > now);
-        early.unwrap_or_else(|| expires_at.min(now + RENEWAL_RETRY_AFTER))
-    });
+    let good_until = credential.expires_at.map(|expires_at| good_until(expires_at, now));
     let base_path = url.path().trim_end_matches('/').to_owned();
     Ok(ReadyCredential {
         credential,
@@ -440,6 +436,13 @@ fn ready(found: Found, old: Option<&ReadyCredential>) -> Result<ReadyCredential>
         good_until,
         headers: RefCell::default(),
     })
+}
+
+/// Until when a token is used without a look for another: until it is due for renewal, or, once it is, until the next
+/// attempt.
+fn good_until(expires_at: SystemTime, now: SystemTime) -> SystemTime {
+    let early = expires_at.checked_sub(MARGIN).filter(|early| *early > now);
+    early.unwrap_or_else(|| expires_at.min(now + RENEWAL_RETRY_AFTER))
 }
 
 #[cfg(test)]
@@ -467,5 +470,20 @@ mod tests {
         assert_eq!([cache.note_ended(), cache.note_ended()], [true, false]);
         cache.note_accepted();
         assert!(cache.note_ended());
+    }
+
+    #[test]
+    fn a_token_is_used_until_it_is_due_and_then_until_the_next_attempt_or_its_end() {
+        let now = SystemTime::now();
+        let second = Duration::from_secs(1);
+        for (left, used) in [
+            (MARGIN + 2 * second, 2 * second),
+            (MARGIN, RENEWAL_RETRY_AFTER),
+            (MARGIN - second, RENEWAL_RETRY_AFTER),
+            (RENEWAL_RETRY_AFTER - second, RENEWAL_RETRY_AFTER - second),
+            (Duration::ZERO, Duration::ZERO),
+        ] {
+            assert_eq!(good_until(now + left, now), now + used, "{left:?}");
+        }
     }
 }

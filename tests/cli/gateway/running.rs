@@ -108,15 +108,18 @@ fn readiness_is_whether_a_credential_is_available() {
 }
 
 #[test]
-fn after_a_rejected_key_the_gateway_is_ready_once_a_request_succeeds() {
+fn after_a_rejected_key_the_gateway_is_ready_once_a_request_succeeds_or_there_is_another_key() {
     let upstream = Upstream::start(|number, _, connection| {
         let refused = error("401 Unauthorized", "", "invalid_api_key", "no");
-        connection.write_all(&if number == 0 { refused } else { fine() })
+        connection.write_all(&if matches!(number, 0 | 2) { refused } else { fine() })
     });
     let base_url = format!("http://{}/v1", upstream.address);
     let machine = Machine::new();
-    let login = crate::keys::by_stdin("custom", &["--no-verify", "--base-url", &base_url, "--model", "m"]);
-    drop(machine.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    let log_in = |key: &[u8]| {
+        let login = crate::keys::by_stdin("custom", &["--no-verify", "--base-url", &base_url, "--model", "m"]);
+        drop(machine.run_with_stdin(login, key).exits(0).any_stderr());
+    };
+    log_in(b"granted-key-1\n");
     let gateway = Gateway::start(&machine, &[]);
     let ready = || gateway.send("GET /readyz", "", b"").got();
     ready().is(200);
@@ -124,6 +127,14 @@ fn after_a_rejected_key_the_gateway_is_ready_once_a_request_succeeds() {
     assert_eq!(ready().is(503).json(), json!({"ready": false, "credential": "refused"}));
     gateway.chat().is(200);
     ready().is(200);
+    // Or once there is another key: a gateway that is not ready may get no request.
+    gateway.chat().is(401);
+    ready().is(503);
+    log_in(b"granted-key-1\n");
+    ready().is(503);
+    log_in(b"granted-key-2\n");
+    ready().is(200);
+    assert_eq!(upstream.asked().len(), 3);
 }
 
 #[test]
