@@ -13,7 +13,7 @@ use super::Gateway;
 use super::credential::ReadyCredential;
 use super::fleet::{Fleet, GONE, Opened};
 use super::served_profile::ServedProfile;
-use crate::credentials::{Lent, MARGIN};
+use crate::credentials::Lent;
 use crate::error::{note, printable};
 use crate::limits::shared::{Shared, Watched};
 use crate::secret::Secret;
@@ -205,7 +205,7 @@ impl Home {
 /// How long before expiry a token of this lifetime is renewed. A token that lasts no longer than [`AHEAD`] is used for
 /// a quarter of its lifetime.
 fn ahead(life: Duration) -> Duration {
-    (life / 2).max(AHEAD.min(life * 3 / 4)).max(MARGIN.min(life * 3 / 4))
+    (life / 2).max(AHEAD.min(life * 3 / 4))
 }
 
 /// Higher than `generation` and those of earlier homes: milliseconds since 1970.

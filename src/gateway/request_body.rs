@@ -136,7 +136,6 @@ impl RequestBody {
         source.ended = true;
         for chunk in chunks {
             source.length += chunk.len() as u64;
-            source.kept_length += chunk.len();
             source.budget.take(cost(&chunk));
             source.kept.push_back(chunk);
         }
