@@ -172,3 +172,49 @@ fn leave(old: &SetupRecord, tool: &Tool, state: &Path) -> Result<Option<SetupRec
     .hint(format!("run `qwenauth setup {} --remove` to see the edit", tool.name))
     .err()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setup::document::Syntax;
+
+    #[test]
+    fn a_file_beside_the_tools_is_replaced_if_it_is_as_it_was_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("companion");
+        let plan = |yields: bool| Plan {
+            file: directory.path().join("file"),
+            syntax: Syntax::Json,
+            entries: Vec::new(),
+            checks: Vec::new(),
+            companions: vec![Companion { file: file.clone(), text: "new".into(), yields }],
+            note: None,
+        };
+        let record = SetupRecord {
+            file: directory.path().join("file"),
+            profile: String::new(),
+            base_url: String::new(),
+            written: String::new(),
+            before: None,
+            clean: true,
+            entries: Vec::new(),
+            companions: vec![record::Companion { file: file.clone(), written: digest(b"old") }],
+            made: Vec::new(),
+        };
+        let ours = |found: Option<&str>, yields: bool| {
+            drop(std::fs::remove_file(&file));
+            if let Some(found) = found {
+                std::fs::write(&file, found).unwrap();
+            }
+            let plan = plan(yields);
+            let ours = plan.companions(Some(&record)).ok()?;
+            Some(ours.iter().map(|(_, is_to_be_written)| *is_to_be_written).collect::<Vec<_>>())
+        };
+        for yields in [false, true] {
+            assert_eq!(ours(None, yields), Some(vec![true]));
+            assert_eq!(ours(Some("old"), yields), Some(vec![true]));
+            assert_eq!(ours(Some("new"), yields), Some(vec![false]));
+        }
+        assert_eq!((ours(Some("theirs"), false), ours(Some("theirs"), true)), (None, Some(vec![])));
+    }
+}

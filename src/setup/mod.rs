@@ -101,6 +101,25 @@ pub(crate) struct ToolPaths {
     pub(crate) work: PathBuf,
 }
 
+#[cfg(test)]
+impl ToolPaths {
+    /// Those of a user without settings, in `work`.
+    fn of(home: &Path, work: &Path) -> Self {
+        let config = home.join(".config");
+        Self {
+            places: Places::new(&config, home, None, None),
+            qwen: home.join(".qwen"),
+            opencode_config: None,
+            opencode_directory: None,
+            codex_home: None,
+            claude_config: None,
+            work: work.to_owned(),
+            home: home.to_owned(),
+            config,
+        }
+    }
+}
+
 /// What a tool is set up with.
 pub(crate) struct Access {
     pub(crate) profile: String,

@@ -87,3 +87,19 @@ fn provider(access: &Access) -> (Vec<(KeyPath, Value)>, Option<String>) {
     );
     (entries, Some(note))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_settings_of_a_project_count_there_only_and_once() {
+        let local = |work: &str| {
+            let checks = checks(&ToolPaths::of(Path::new("/home/ann"), Path::new(work)), "openai");
+            (checks.len(), checks.iter().filter(|check| check.is_local).count())
+        };
+        assert_eq!((local("/work"), local("/home/ann")), ((5, 2), (3, 0)));
+    }
+}

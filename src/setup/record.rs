@@ -139,3 +139,38 @@ pub(super) fn path(state: &Path, tool: &str) -> PathBuf {
 pub(super) fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_another_value_of_the_key_its_host_and_model_was_moved_aside() {
+        let written = |path: &[&str], before: Option<Value>| Written {
+            place: KeyPath::key(path),
+            value: json!("ours"),
+            before,
+            depth: 0,
+        };
+        let record = SetupRecord {
+            file: PathBuf::new(),
+            profile: String::new(),
+            base_url: String::new(),
+            written: String::new(),
+            before: None,
+            clean: true,
+            entries: vec![
+                written(&["env", "A"], Some(json!("theirs"))),
+                written(&["env", "B"], Some(json!("ours"))),
+                written(&["env", "C"], Some(json!(""))),
+                written(&["env", "D"], None),
+                written(&["model"], Some(json!("theirs"))),
+            ],
+            companions: Vec::new(),
+            made: Vec::new(),
+        };
+        assert_eq!(record.aside(), [KeyPath::key(&["env", "A"]).name()]);
+    }
+}

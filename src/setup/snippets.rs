@@ -182,4 +182,36 @@ mod tests {
             assert_eq!(shown(&model), called);
         }
     }
+
+    #[test]
+    fn a_program_that_reads_its_key_from_a_variable_is_started_by_exec() {
+        let home = std::path::Path::new("/home/ann");
+        let access = Access {
+            profile: "qwen".into(),
+            title: "T".into(),
+            base_url: "https://example.com/v1".into(),
+            anthropic: None,
+            has_responses: false,
+            headers: std::collections::BTreeMap::new(),
+            model: "m".into(),
+            models: Vec::new(),
+            shared_with_qwen_code: false,
+            gateway_key: None,
+            program: "qwenauth".into(),
+        };
+        let start = |tool: &str| match text(tool, &access, &ToolPaths::of(home, home)).unwrap() {
+            SetUp::Text { start, .. } => start,
+            SetUp::Plan(_) => panic!("{tool} has a file"),
+        };
+        for (tool, command) in [
+            ("llm", Some("llm -m qwenauth/m")),
+            ("continue", Some("cn")),
+            ("zed", Some("zed")),
+            ("cline", Some("cline")),
+            ("aider", None),
+        ] {
+            let command = command.map(|command| format!("qwenauth exec --profile qwen -- {command}"));
+            assert_eq!(start(tool), command, "{tool}");
+        }
+    }
 }

@@ -221,6 +221,7 @@ fn a_token_encrypted_with_another_secret_is_reported_and_not_used() {
     assert_eq!(ready(&edge), (503, json!("secret_mismatch")));
     let got = edge.chat();
     assert_eq!((got.status, code(&got.body)), (503, json!("secret_mismatch")), "{}", got.body);
+    assert!(got.body.contains("encrypted with another team secret"), "{}", got.body);
     assert!(issuer.change(|state| state.chats.is_empty()));
 }
 

@@ -138,11 +138,7 @@ impl Proxy {
         let uri = self.intercept.uri();
         let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         let is_plain = uri.scheme_str() == Some("http");
-        let port = uri.port_u16().unwrap_or(match uri.scheme_str() {
-            Some("https") => 443,
-            Some("http") => 80,
-            _ => 1080,
-        });
+        let port = uri.port_u16().unwrap_or_else(|| default_port(uri.scheme_str()));
         let mut stream = match connected(host, port) {
             Ok(stream) => stream,
             Err(why) => return Some(why),
@@ -169,6 +165,14 @@ impl Proxy {
         let (scheme, authority) =
             (uri.scheme_str().unwrap_or("http"), uri.authority().map(ToString::to_string).unwrap_or_default());
         format!("set its address and credentials with `export {}={scheme}://USER:PASSWORD@{authority}`", self.variable)
+    }
+}
+
+fn default_port(scheme: Option<&str>) -> u16 {
+    match scheme {
+        Some("https") => 443,
+        Some("http") => 80,
+        _ => 1080,
     }
 }
 
@@ -211,4 +215,23 @@ fn ask(stream: &mut TcpStream, url: &Url, intercept: &Intercept) -> std::io::Res
     let mut line = String::new();
     BufReader::new(stream.take(MAX_STATUS_LINE)).read_line(&mut line)?;
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_has_the_port_of_its_scheme() {
+        assert_eq!([Some("http"), Some("https"), Some("socks5"), None].map(default_port), [80, 443, 1080, 1080]);
+    }
+
+    #[test]
+    fn only_a_refused_connection_is_called_one() {
+        let refused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        assert_eq!(connected("127.0.0.1".into(), refused.port()).unwrap_err(), "refused the connection");
+        // No stream leads to a broadcast address.
+        let why = connected("255.255.255.255".into(), 9).unwrap_err();
+        assert!(why.starts_with("cannot be reached: "), "{why}");
+    }
 }

@@ -188,17 +188,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (project, home) = (directory.path().join("project"), PathBuf::from("/home/ann"));
         fs::create_dir_all(project.join(".git")).unwrap();
-        let tool_paths = ToolPaths {
-            config: home.join(".config"),
-            places: tools::Places::new(&home.join(".config"), &home, None, None),
-            qwen: home.join(".qwen"),
-            opencode_config: None,
-            opencode_directory: None,
-            codex_home: None,
-            claude_config: None,
-            work: project.join("deep"),
-            home,
-        };
+        let tool_paths = ToolPaths::of(&home, &project.join("deep"));
         let around = Surroundings { tool_paths: &tool_paths, state: Path::new("/"), merged: None, allow_files: false };
         let paths = ["{home}/a", "{zed}/b", "{claude-code}", "{work}/c", "{git}/d", "/etc/e", "{home}/a"];
         let paths = paths.map(str::to_owned).to_vec();

@@ -332,4 +332,22 @@ mod tests {
         merge(&mut theirs, json!({"a": {"b": 3}, "d": [2]}));
         assert_eq!(theirs, json!({"a": {"b": 3, "c": 2}, "d": [2]}));
     }
+
+    #[test]
+    fn the_context_is_that_of_the_selected_model() {
+        let model = |id: &str, context: Option<u64>| Model {
+            id: id.into(),
+            name: String::new(),
+            context,
+            output: None,
+            input: Vec::new(),
+        };
+        let (key, models) = (Secret::new("k".into()), [model("a", Some(1)), model("b", Some(2)), model("c", None)]);
+        let context = |selected: Option<&str>| {
+            let values = Values { models: &models, ..values(&key, selected) };
+            values.fill("{context}", None).unwrap().expose().to_owned()
+        };
+        assert_eq!([Some("a"), Some("b")].map(context), ["1", "2"]);
+        assert_eq!([Some("c"), Some("d"), None].map(context), [(); 3].map(|()| ASSUMED_CONTEXT.to_string()));
+    }
 }

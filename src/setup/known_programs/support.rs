@@ -69,3 +69,41 @@ impl Share {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setup::ToolPaths;
+
+    #[test]
+    fn a_file_of_another_text_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        for text in ["a", "b", "b"] {
+            write(&file, text).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_not_there_is_not_linked_and_what_is_there_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let [theirs, ours] = ["theirs", "ours"].map(|name| directory.path().join(name));
+        for directory in [&theirs, &ours] {
+            std::fs::create_dir(directory).unwrap();
+        }
+        std::fs::write(theirs.join("linked"), "").unwrap();
+        std::fs::write(theirs.join("kept"), "").unwrap();
+        std::fs::write(ours.join("kept"), "ours").unwrap();
+        let names = ["linked", "kept", "missing"].map(str::to_owned).to_vec();
+        let share = Share { from: theirs.display().to_string(), names };
+        let tool_paths = ToolPaths::of(directory.path(), directory.path());
+        let around =
+            Surroundings { tool_paths: &tool_paths, state: directory.path(), merged: None, allow_files: false };
+        share.link(&ours, &around);
+        assert_eq!(ours.join("linked").read_link().unwrap(), theirs.join("linked"));
+        assert_eq!(std::fs::read_to_string(ours.join("kept")).unwrap(), "ours");
+        assert!(ours.join("missing").symlink_metadata().is_err());
+    }
+}

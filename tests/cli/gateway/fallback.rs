@@ -527,7 +527,13 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
     pair.machine = pair.machine.variable("OF_SECOND", "granted-key-of-second");
     pair.machine = pair.machine.variable("QWENAUTH_SHARED_URL", "redis://:granted-key@127.0.0.1:1/0");
     pair.machine = pair.machine.variable("QWENAUTH_API_KEY_FILE", "");
-    pair.first.answers("answer", &plan_over());
+    let ends = error(
+        "429 Too Many Requests",
+        "Retry-After: 900\r\n",
+        "Throttling.AllocationQuota",
+        "month allocated quota exceeded",
+    );
+    pair.first.answers("answer", &ends);
     let gateways: Vec<Gateway> = (0..4).map(|_| pair.gateway(&["--rpd", "1000", "--warn-at", "1%"])).collect();
     std::thread::scope(|scope| {
         for gateway in &gateways {
@@ -552,6 +558,7 @@ fn hooks_run_once_for_all_processes_with_their_event_and_no_secret() {
         (&reached["profile"], &reached["limit"], &reached["schema"]),
         (&"first".into(), &"month".into(), &1.into())
     );
+    assert!(reached["resets_at"].as_str() > reached["time"].as_str(), "{reached}");
     let [moved] = of("fallback")[..] else { panic!("{lines:?}") };
     assert_eq!(
         (&moved["from"], &moved["to"], &moved["target_model"]),

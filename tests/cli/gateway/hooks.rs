@@ -115,6 +115,21 @@ fn each_expired_login_runs_its_hook() {
     }
 }
 
+#[test]
+fn a_renewal_that_may_succeed_later_runs_no_hook_of_an_expired_login() {
+    let upstream = Upstream::always(fine());
+    let (machine, seen) = hooked(logged_in(&upstream), &["login_required"]);
+    let gateway = Gateway::start(&machine, &[]);
+    gateway.chat().is(200);
+    let machine = machine.expires_in(-60);
+    machine.server.always(Ask::Refresh, || Reply::html(503));
+    gateway.chat().is(503);
+    drop(machine.run(["logout", "--local"]).any_stderr());
+    gateway.chat().is(503);
+    let event = only_event(vec![gateway], &seen);
+    assert_eq!(event["message"], "not logged in: there is no credential for `qwen`");
+}
+
 /// Whether a process runs; one that has ended may wait for its parent to notice.
 fn runs(process: &str) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();

@@ -269,6 +269,19 @@ fn a_key_that_cannot_be_printed_is_named_with_the_command_for_another() {
 }
 
 #[test]
+fn a_key_limited_by_model_cannot_send_what_is_not_kept_as_a_whole() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let gateway = start(&machine, &["--replay-limit", "1KiB"]);
+    let (limited, free) = (create(&machine, &["ann", "--models", "coder-model"]), create(&machine, &["bob"]));
+    let body = [CHAT, &[b' '; 4096]].concat();
+    let send = |key: &str| send(&gateway, key, "POST /v1/chat/completions", &body);
+    is_refused(&send(&limited), 413, "request_too_large");
+    send(&free).is(200);
+    assert_eq!(upstream.asked().len(), 1);
+}
+
+#[test]
 fn a_queued_request_is_not_sent_after_its_key_is_revoked() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
