@@ -155,11 +155,12 @@ impl Home {
         if published.token.is_none() {
             return;
         }
-        let Some(watched) = self.watch(profile, published).await else { return };
-        if !published.is_shown && watched.generation > published.generation {
-            published.generation = watched.generation + 1;
+        // Without a login this is not a home any more, and another machine may be.
+        let Some(looked) = self.shared.token_of(profile).look(published.generation).await else { return };
+        if !published.is_shown && looked.generation > published.generation {
+            published.generation = looked.generation + 1;
         }
-        if watched.generation < published.generation {
+        if looked.generation < published.generation {
             published.is_shown |= self.publish(profile, published.generation, GONE.as_bytes(), GONE_FOR).await;
         }
     }

@@ -243,6 +243,64 @@ fn a_logout_at_home_ends_the_edges_and_a_login_brings_them_back() {
     assert_eq!(issuer.renewals(), 0);
 }
 
+/// Waits until a home has looked at the server so many times.
+fn looked(redis: &Redis, times: usize) {
+    for _ in 0..times {
+        let at = || redis.command(&["HGET", "{qa:default}:home:corp", "at"]);
+        let before = at();
+        until("a home has looked", || at() != before);
+    }
+}
+
+#[test]
+fn a_login_moves_to_another_machine_while_the_gateway_that_had_it_runs_on() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, issuer) = (Redis::start(&[]), Issuer::start());
+    // What a home published whose clock is an hour ahead.
+    let publish_ahead = || {
+        let ahead = (now_ms() + 3_600_000).max(i64::try_from(shown(&redis)).unwrap() + 3_600_000).to_string();
+        redis.command(&["HSET", "{qa:default}:tok:corp", "generation", &ahead, "sealed", "x", "ends", &ahead]);
+        shown(&redis)
+    };
+    let ahead = publish_ahead();
+    let former = start(issuer.logged_in(&redis, "first", 3600));
+    until("the home has published", || shown(&redis) > ahead);
+    let edge = edge(&issuer, &redis);
+    assert_eq!(edge.chat().status, 200);
+    let ahead = publish_ahead();
+    assert!(former.home.run(&["logout", "--local"]).code() == Some(0));
+    until("the edge knows", || ready(&edge) == (503, json!("login_required")));
+    let gone = shown(&redis);
+    assert!(gone > ahead);
+    let home = start(issuer.logged_in(&redis, "second", 3600));
+    until("the edge serves again", || edge.chat().status == 200);
+    // The former home neither takes that back nor counts as a second one.
+    let newest = shown(&redis);
+    looked(&redis, 4);
+    assert_eq!((shown(&redis), ready(&edge).0, issuer.renewals()), (newest, 200, 0));
+    for gateway in [&former, &home] {
+        assert!(!gateway.said().contains("also renewed"), "{}", gateway.said());
+    }
+}
+
+#[test]
+fn for_edges_a_home_renews_at_most_once_in_ten_seconds() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, issuer) = (Redis::start(&[]), Issuer::start());
+    let _home = start(issuer.logged_in(&redis, "first", 3600));
+    let edge = edge(&issuer, &redis);
+    issuer.refuse_all();
+    assert_eq!((edge.chat().status, issuer.renewals()), (200, 1));
+    // That one is rejected as well.
+    redis.command(&["SET", "{qa:default}:want:corp", &shown(&redis).to_string()]);
+    looked(&redis, 3);
+    assert_eq!(issuer.renewals(), 1);
+}
+
 #[test]
 fn a_home_killed_in_a_renewal_leaves_the_edges_their_token_until_it_ends() {
     if !has_redis() {
@@ -401,11 +459,7 @@ fn a_second_home_by_a_copied_file_is_warned_about_and_a_restarted_one_is_not() {
     until("the new token is there", || shown(&redis) > generation);
     let newest = shown(&redis);
     until("the edge has it", || edge.chat().status == 200);
-    for _ in 0..2 {
-        let at = || redis.command(&["HGET", "{qa:default}:home:corp", "at"]);
-        let before = at();
-        until("a home has looked", || at() != before);
-    }
+    looked(&redis, 2);
     assert_eq!(shown(&redis), newest);
     drop(second);
 }
