@@ -138,3 +138,23 @@ pub(super) async fn inspect(mut response: Answer) -> InspectedResponse {
     let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
     InspectedResponse { response, first: text.into(), broken }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_type_is_text_or_a_stream_in_letters_of_any_case() {
+        for (kind, is_json, is_stream) in [
+            ("application/JSON; charset=utf-8", true, false),
+            ("application/vnd.x+json", true, false),
+            ("Text/Event-Stream", false, true),
+            ("audio/mpeg", false, false),
+            ("jso", false, false),
+            ("text/event-strea", false, false),
+        ] {
+            let kind = kind.as_bytes();
+            assert_eq!((contains(kind, b"json"), is_event_stream(kind)), (is_json, is_stream));
+        }
+    }
+}

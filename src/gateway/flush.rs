@@ -24,7 +24,7 @@ pub(super) async fn flush_regularly(gateway: Rc<Gateway>, ending: Rc<Notify>) {
     if let Ok(Err(error)) = settled.await {
         log::warn!("cannot summarize old usage: {error:#}");
     }
-    let mut at_once = AT_ONCE;
+    let mut at_once = AtOnce(AT_ONCE);
     let mut last = Instant::now();
     loop {
         tokio::select! {
@@ -34,16 +34,30 @@ pub(super) async fn flush_regularly(gateway: Rc<Gateway>, ending: Rc<Notify>) {
             () = tokio::time::sleep(FLUSH) => {}
         }
         let passed = last.elapsed();
-        at_once = (at_once + passed.as_secs_f64() * REGAINED).min(AT_ONCE);
         last = Instant::now();
-        if at_once < 1.0 {
+        if !at_once.regain(passed) {
             tokio::select! {
                 () = tokio::time::sleep(FLUSH) => {}
                 () = ending.notified() => return,
             }
         }
-        at_once = (at_once - 1.0).max(0.0);
+        at_once.spend();
         flush(&gateway).await;
+    }
+}
+
+/// How many times counts may still be written as soon as a request ends.
+struct AtOnce(f64);
+
+impl AtOnce {
+    /// Adds what `passed` gives back, and returns whether there is one.
+    fn regain(&mut self, passed: Duration) -> bool {
+        self.0 = (self.0 + passed.as_secs_f64() * REGAINED).min(AT_ONCE);
+        self.0 >= 1.0
+    }
+
+    fn spend(&mut self) {
+        self.0 = (self.0 - 1.0).max(0.0);
     }
 }
 
@@ -81,4 +95,28 @@ fn row(of: Use) -> Row {
     let Use { day, profile, provider, model, user } = of;
     let (key, owner) = user.map_or((None, None), |user| (Some(user.key), user.owner));
     Row { day, profile, provider, model, key, owner }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_written_at_once_twenty_times_in_a_row_and_then_twice_a_second() {
+        let (none, half) = (Duration::ZERO, Duration::from_millis(500));
+        let mut at_once = AtOnce(AT_ONCE);
+        let mut in_a_row = |after: Duration| {
+            let mut count = 0;
+            while at_once.regain(if count == 0 { after } else { none }) {
+                at_once.spend();
+                count += 1;
+            }
+            count
+        };
+        assert_eq!([none, half, 3 * half, half / 2, half / 2].map(&mut in_a_row), [20, 1, 3, 0, 1]);
+        // They do not add up beyond that.
+        assert_eq!(in_a_row(Duration::from_secs(3600)), 20);
+        at_once.spend();
+        assert!(!at_once.regain(none) && at_once.regain(half));
+    }
 }

@@ -153,3 +153,19 @@ impl<'gateway> ProxiedRequest<'gateway> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_request_whose_announced_length_is_beyond_the_limit_is_not_read() {
+        let check = |length: &'static str| {
+            check_length(&HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static(length))]), 10).is_ok()
+        };
+        assert_eq!(["0", "10", "11", "99999999999"].map(check), [true, true, false, false]);
+        assert!(check_length(&HeaderMap::new(), 10).is_ok());
+    }
+}

@@ -280,7 +280,10 @@ impl Pacing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::credentials::Lent;
+    use crate::gateway::credential::is_renewable;
     use crate::providers::{self, Overrides};
+    use crate::secret::Secret;
 
     fn pacing(state: &Path, rule: Rule) -> Pacing {
         Pacing::new(Rate::open(state, "p", "key", rule), "work", None)
@@ -358,5 +361,24 @@ mod tests {
         let warned = |left| pacing.warn(80, Some((200, left))).map(|(used, limit, _)| (used, limit));
         assert_eq!([warned(200), warned(41), warned(40), warned(0)], [None, None, Some((160, 200)), None]);
         assert_eq!(pacing.occurrence_of_day(), format!("day/{}", pacing.day().date));
+    }
+
+    #[test]
+    fn only_a_login_that_renews_its_tokens_is_known_by_its_file() {
+        let path = Path::new("/login.json");
+        let [oauth, keys] = ["qwen", "dashscope"].map(|name| providers::find(name, &Overrides::default()).unwrap());
+        let credential = |refresh: Option<&str>| {
+            let text = r#"{"provider":"p","access_token":"granted","token_type":"Bearer"}"#;
+            let mut credential = serde_json::from_str::<Lent>(text).unwrap().into_credential(SystemTime::now());
+            credential.refresh_token = refresh.map(|token| Secret::new(token.into()));
+            credential
+        };
+        for (provider, refresh, is_login) in
+            [(&oauth, Some("r"), true), (&oauth, None, false), (&keys, Some("r"), false), (&keys, None, false)]
+        {
+            let credential = credential(refresh);
+            assert_eq!(account_id(provider, &credential, path) == "/login.json", is_login, "{}", provider.name);
+            assert_eq!(is_renewable(&credential, provider), is_login, "{}", provider.name);
+        }
     }
 }

@@ -424,6 +424,17 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+    use std::future::pending;
+
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[test]
@@ -488,6 +499,80 @@ mod tests {
             Poll::Ready(chunk) => chunk.map(Result::unwrap),
             Poll::Pending => panic!("it is whole"),
         }
+    }
+
+    /// What `test` makes of the body of a request, and the client's end of its connection.
+    fn received(limit: usize, budget: &Rc<Budget>, test: impl AsyncFnOnce(RequestBody, DuplexStream)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (mut client, server) = tokio::io::duplex(1024);
+            let (give, body) = oneshot::channel();
+            let (give, unread) = (Cell::new(Some(give)), Rc::default());
+            let service = service_fn(|request: Request<Incoming>| {
+                let body = RequestBody::new(ClientBody::new(request.into_body(), &unread), limit, u64::MAX, budget);
+                drop(give.take().unwrap().send(body));
+                pending::<Result<Response<String>, Infallible>>()
+            });
+            let head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+            client.write_all(head).await.unwrap();
+            let mut connection = pin!(http1::Builder::new().serve_connection(TokioIo::new(server), service));
+            let mut test = pin!(async { test(body.await.unwrap(), client).await });
+            // The connection receives all that there is before the test goes on.
+            poll_fn(|context| {
+                let _ = connection.as_mut().poll(context);
+                test.as_mut().poll(context)
+            })
+            .await;
+        });
+    }
+
+    async fn sent(client: &mut DuplexStream, chunk: &str) {
+        client.write_all(format!("{:x}\r\n{chunk}\r\n", chunk.len()).as_bytes()).await.unwrap();
+    }
+
+    /// What is kept once everything has arrived that is read ahead.
+    async fn kept(body: &RequestBody) -> String {
+        for _ in 0..10 {
+            body.keep_arrived().await;
+            tokio::task::yield_now().await;
+        }
+        String::from_utf8(body.kept().concat()).unwrap()
+    }
+
+    #[test]
+    fn a_body_is_read_ahead_as_far_as_it_can_be_kept() {
+        received(5, &Budget::new(usize::MAX), async |body, mut client| {
+            for (chunk, all) in [("abc", "abc"), ("de", "abcde"), ("fg", "abcde")] {
+                sent(&mut client, chunk).await;
+                assert_eq!(kept(&body).await, all);
+                assert!(body.can_be_read_again());
+            }
+            assert!(!body.keep_all().await && !body.can_be_read_again());
+        });
+        // The bodies of other requests leave no room for a second chunk.
+        received(usize::MAX, &Budget::new(size_of::<Bytes>()), async |body, mut client| {
+            for chunk in ["abc", "de"] {
+                sent(&mut client, chunk).await;
+                assert_eq!(kept(&body).await, "abc");
+            }
+            assert!(!body.can_be_read_again());
+        });
+    }
+
+    #[test]
+    fn all_of_a_body_is_kept_or_it_is_not() {
+        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+            sent(&mut client, "abc").await;
+            sent(&mut client, "").await;
+            assert!(body.keep_all().await && body.broken().is_none());
+            assert_eq!(kept(&body).await, "abc");
+        });
+        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+            sent(&mut client, "abc").await;
+            drop(client);
+            assert!(!body.keep_all().await);
+            assert_eq!(body.broken(), Some(Broken::ByClient));
+        });
     }
 
     #[test]

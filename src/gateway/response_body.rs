@@ -170,3 +170,24 @@ impl Drop for ForwardedBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_page_of_the_gateway_has_its_length_and_ends_after_one_frame() {
+        let mut body = ResponseBody::Whole(Bytes::from_static(b"page"));
+        let mut context = Context::from_waker(Waker::noop());
+        let mut next = |body: &mut ResponseBody| match Pin::new(body).poll_frame(&mut context) {
+            Poll::Ready(frame) => frame.map(|frame| frame.unwrap().into_data().unwrap()),
+            Poll::Pending => panic!("it is whole"),
+        };
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(4), false));
+        assert_eq!(next(&mut body), Some(Bytes::from_static(b"page")));
+        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(0), true));
+        assert_eq!(next(&mut body), None);
+    }
+}

@@ -54,3 +54,19 @@ fn checks(tool_paths: &ToolPaths) -> Vec<Check> {
         .map(|(file, is_local)| Check { is_local, ..Check::new(&file, &["model_provider"], Rule::Is(json!(NAME))) })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_file_of_an_administrator_and_one_of_the_project_are_looked_at_beside_the_users_own() {
+        let local = |work: &str| {
+            let checks = checks(&ToolPaths::of(Path::new("/home/ann"), Path::new(work)));
+            checks.iter().map(|check| check.is_local).collect::<Vec<_>>()
+        };
+        assert_eq!((local("/work"), local("/home/ann")), (vec![false, true], vec![false]));
+    }
+}

@@ -179,3 +179,17 @@ fn entry(model: &Model) -> Value {
     }
     entry
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_project_are_local_and_no_file_is_looked_at_twice() {
+        let local = |work: &str| {
+            let checks = checks(&ToolPaths::of(Path::new("/home/ann"), Path::new(work)));
+            (checks.len(), checks.iter().filter(|check| check.is_local).count())
+        };
+        assert_eq!((local("/work"), local("/home/ann/.config/opencode")), ((12, 4), (8, 0)));
+    }
+}

@@ -352,6 +352,7 @@ fn a_home_that_runs_and_cannot_renew_leaves_the_edges_their_token_until_it_ends(
     until("the token has ended", || ready(&edge) == (503, json!("token_expired")));
     let got = edge.chat();
     assert_eq!((got.status, code(&got.body)), (503, json!("token_expired")), "{}", got.body);
+    assert!(got.body.contains("has expired, and its home"), "{}", got.body);
 }
 
 #[test]

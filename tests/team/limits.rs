@@ -154,9 +154,10 @@ fn a_client_that_disconnects_in_the_queue_releases_its_slot_at_all_gateways() {
     let day = || redis.command(&["--scan", "--pattern", "*:day:*"]).trim().to_owned();
     let count = || redis.command(&["GET", &day()]).trim().to_owned();
     assert_eq!(count(), "2");
-    for gateway in &gateways {
-        drop(gateway.client().ask_about("nothing"));
-    }
+    let waiting: Vec<_> = gateways.iter().map(|gateway| gateway.client().ask_about("nothing")).collect();
+    let both = (2 + gateways.len()).to_string();
+    until("they wait", || count() == both);
+    drop(waiting);
     until("the turns are given back", || count() == "2");
     assert_eq!(provider.asked().len(), 2);
 }

@@ -38,6 +38,11 @@ fn the_clients_credentials_are_replaced_and_hop_by_hop_headers_removed() {
         assert!(asked.all(gone).is_empty(), "{gone}");
     }
     assert_eq!(asked.body, CHAT);
+    // Those of another client are its own.
+    for agent in ["client/2", "client/2", "client/1"] {
+        gateway.send("POST /v1/chat/completions", &format!("User-Agent: {agent}\r\n"), CHAT).got().is(200);
+        assert_eq!(upstream.asked().last().unwrap().all("x-dashscope-useragent"), [agent]);
+    }
 }
 
 #[test]

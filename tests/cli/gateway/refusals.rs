@@ -364,3 +364,30 @@ fn a_header_that_contains_the_user_agent_contains_the_one_that_is_sent() {
         assert_eq!(asked.all("x-dashscope-useragent"), [sent]);
     }
 }
+
+#[test]
+fn without_a_fallback_a_free_quota_and_an_outage_are_asked_about_each_time() {
+    for (status, code) in [("403 Forbidden", "AllocationQuota.FreeTierOnly"), ("500 Oops", "x")] {
+        let upstream = Upstream::always(error(status, "", code, "no"));
+        for machine in [logged_in(&upstream), custom(&upstream)] {
+            let gateway = Gateway::start(&machine, &[]);
+            let before = upstream.asked().len();
+            for _ in 0..2 {
+                ask(&gateway, "m").is(status[..3].parse().unwrap());
+            }
+            assert_eq!(upstream.asked().len(), before + 2, "{code}");
+        }
+    }
+}
+
+#[test]
+fn a_rejection_that_breaks_off_before_its_body_is_an_error_of_the_gateway() {
+    const HEAD: &[u8] = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n";
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(HEAD)?;
+        Err(std::io::ErrorKind::ConnectionAborted.into())
+    });
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    assert_eq!(gateway.chat().is(502).code(), "upstream_error");
+}

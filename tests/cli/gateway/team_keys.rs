@@ -352,8 +352,11 @@ fn a_response_of_a_dearer_model_costs_its_price() {
 #[test]
 fn a_rejected_request_costs_nothing_and_one_without_usage_costs_the_estimate() {
     let unknown = super::upstream::reply("200 OK", "", r#"{"model":"coder-model","choices":[]}"#);
+    // Whatever it says of tokens.
+    let usage = r#"{"error":{"message":"no"},"usage":{"prompt_tokens":5,"completion_tokens":7}}"#;
+    let rejected = super::upstream::reply("400 Bad Request", "", usage);
     let upstream = Upstream::start(move |number, _, connection| match number {
-        0 => connection.write_all(&error("400 Bad Request", "", "invalid_request_error", "no")),
+        0 => connection.write_all(&rejected),
         _ => connection.write_all(&unknown),
     });
     let machine = priced(&upstream);
