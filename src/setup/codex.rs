@@ -69,4 +69,14 @@ mod tests {
         };
         assert_eq!((local("/work"), local("/home/ann")), (vec![false, true], vec![false]));
     }
+
+    #[test]
+    fn a_provider_without_the_responses_api_is_warned_about() {
+        let home = Path::new("/home/ann");
+        let note = |has_responses: bool| {
+            let access = Access { has_responses, ..Access::of_a_profile() };
+            plan(&access, &ToolPaths::of(home, home)).unwrap().note
+        };
+        assert!(note(true).is_none() && note(false).unwrap().contains("T does not have `/responses`"));
+    }
 }

@@ -142,6 +142,26 @@ pub(crate) struct Access {
     pub(crate) program: String,
 }
 
+#[cfg(test)]
+impl Access {
+    /// Of the profile `qwen`, with the model `m` of `T`.
+    fn of_a_profile() -> Self {
+        Self {
+            profile: "qwen".into(),
+            title: "T".into(),
+            base_url: "https://example.com/v1".into(),
+            anthropic: None,
+            has_responses: false,
+            headers: BTreeMap::new(),
+            model: "m".into(),
+            models: Vec::new(),
+            shared_with_qwen_code: false,
+            gateway_key: None,
+            program: "qwenauth".into(),
+        }
+    }
+}
+
 /// Where a tool finds the key of a gateway.
 pub(crate) enum GatewayKey {
     File(PathBuf),

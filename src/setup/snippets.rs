@@ -186,19 +186,7 @@ mod tests {
     #[test]
     fn a_program_that_reads_its_key_from_a_variable_is_started_by_exec() {
         let home = std::path::Path::new("/home/ann");
-        let access = Access {
-            profile: "qwen".into(),
-            title: "T".into(),
-            base_url: "https://example.com/v1".into(),
-            anthropic: None,
-            has_responses: false,
-            headers: std::collections::BTreeMap::new(),
-            model: "m".into(),
-            models: Vec::new(),
-            shared_with_qwen_code: false,
-            gateway_key: None,
-            program: "qwenauth".into(),
-        };
+        let access = Access::of_a_profile();
         let start = |tool: &str| match text(tool, &access, &ToolPaths::of(home, home)).unwrap() {
             SetUp::Text { start, .. } => start,
             SetUp::Plan(_) => panic!("{tool} has a file"),

@@ -157,6 +157,13 @@ fn openai_variables_that_would_send_a_key_to_another_host_are_found() {
 }
 
 #[test]
+fn a_key_in_the_environment_that_cannot_be_used_is_found() {
+    let variables = found(&healthy().variable("QWENAUTH_API_KEY", "granted-key-1"), &[], "variables");
+    let said = "`QWENAUTH_API_KEY` is set, but the provider of the key is not named";
+    assert!(variables.iter().any(|check| check.0 == "fail" && check.1 == said), "{variables:?}");
+}
+
+#[test]
 fn a_key_of_another_plan_and_an_old_key_are_found() {
     let key = json!({
         "provider": "dashscope", "api_key": "sk-sp-1234", "base_url": "https://dashscope.aliyuncs.com/compatible-mode/v1",

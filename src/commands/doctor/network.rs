@@ -188,3 +188,17 @@ fn rejected(source: &CredentialSource, credential: &Credential, why: &str) -> Ch
     }
     Check::fail("API", format!("rejects the login of `{}`: {why}", source.profile), remedy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_differs_is_said_to_be_ahead_or_behind() {
+        let hour = Duration::from_secs(3600);
+        let said = |there: SystemTime| clock("host", Some(there)).unwrap().message;
+        assert!(said(SystemTime::now()).starts_with("within "));
+        assert!(said(SystemTime::now() - hour).contains(" ahead of `host`"));
+        assert!(said(SystemTime::now() + hour).contains(" behind `host`"));
+    }
+}

@@ -1,10 +1,28 @@
 //! What passes through, and how.
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, configured, fine, logged_in, reply, until_closed};
 use crate::server::Gate;
+
+#[test]
+fn a_connection_to_the_provider_serves_the_next_request() {
+    let peers = Arc::new(Mutex::new(Vec::new()));
+    let seen = peers.clone();
+    let upstream = Upstream::start(move |_, _, connection| {
+        seen.lock().unwrap().push(connection.peer_addr()?);
+        connection.write_all(&fine())
+    });
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    for _ in 0..2 {
+        gateway.chat().is(200);
+    }
+    let peers = peers.lock().unwrap();
+    assert_eq!((peers.len(), peers[0]), (2, peers[1]));
+}
 
 #[test]
 fn the_clients_credentials_are_replaced_and_hop_by_hop_headers_removed() {

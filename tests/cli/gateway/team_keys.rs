@@ -272,11 +272,16 @@ fn a_key_that_cannot_be_printed_is_named_with_the_command_for_another() {
 fn a_key_limited_by_model_cannot_send_what_is_not_kept_as_a_whole() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
-    let gateway = start(&machine, &["--replay-limit", "1KiB"]);
+    let log = machine.directory().join("log");
+    let gateway = start(&machine, &["--replay-limit", "1KiB", "--log", log.to_str().unwrap()]);
     let (limited, free) = (create(&machine, &["ann", "--models", "coder-model"]), create(&machine, &["bob"]));
     let body = [CHAT, &[b' '; 4096]].concat();
     let send = |key: &str| send(&gateway, key, "POST /v1/chat/completions", &body);
     is_refused(&send(&limited), 413, "request_too_large");
+    until("the rejection is logged", || {
+        let lines = fs::read_to_string(&log).unwrap();
+        lines.lines().any(|line| line.contains("\"status\":413"))
+    });
     send(&free).is(200);
     assert_eq!(upstream.asked().len(), 1);
 }
@@ -330,6 +335,8 @@ fn a_budget_is_reserved_settled_by_the_response_used_up_and_reset() {
     let got = chat(&gateway, &key);
     is_refused(&got, 429, "key_budget_exceeded");
     assert_eq!((got.header("x-should-retry"), got.header("x-qwenauth-budget-remaining")), ("false", "0.00"));
+    let metrics = send(&gateway, own.trim(), "GET /metrics", b"").text();
+    assert!(metrics.contains("qwenauth_admissions_total{decision=\"key_budget\"} 1\n"), "{metrics}");
     printed(&machine, &["keys", "reset", "ann"]);
     chat(&gateway, &key).is(200);
     until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.000_705);
