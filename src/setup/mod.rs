@@ -294,3 +294,18 @@ impl Plan {
         Ok((&self.file, text))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_model_comes_first_whether_the_provider_names_it_or_not() {
+        let ids = |model: &str| {
+            let models = ["a", "b", "c"].map(|id| Model { id: id.into(), ..Model::default() }).to_vec();
+            let access = Access { model: model.into(), models, ..Access::of_a_profile() };
+            access.models().into_iter().map(|model| model.id).collect::<Vec<_>>().concat()
+        };
+        assert_eq!([ids("b"), ids("m")], ["bac", "mabc"]);
+    }
+}

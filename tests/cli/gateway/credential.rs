@@ -69,6 +69,24 @@ fn a_rejected_token_that_was_already_replaced_is_not_renewed() {
 }
 
 #[test]
+fn a_renewal_that_runs_when_the_gateway_ends_is_stored() {
+    let gate = Gate::default();
+    let opened = gate.clone();
+    let upstream = Upstream::always(fine());
+    let reply = Reply::tokens("2").meanwhile(move || gate.pass());
+    let machine = logged_in(&upstream).expires_in(-60).refresh(reply);
+    let gateway = Gateway::start(&machine, &[]);
+    let client = gateway.send("POST /v1/chat/completions", "", CHAT);
+    machine.server.wait_for(Ask::Refresh, 1);
+    // Nobody waits for it any more.
+    drop(client);
+    gateway.running.signal(Signal::SIGTERM);
+    opened.open();
+    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
+    assert_eq!(machine.credential()["access_token"], "granted-access-2");
+}
+
+#[test]
 fn a_retried_request_is_marked_in_its_response() {
     let upstream = refusing_the_first();
     let machine = logged_in(&upstream).refresh(Reply::tokens("2"));
