@@ -479,8 +479,8 @@ mod tests {
         for (left, used) in [
             (MARGIN + 2 * second, 2 * second),
             (MARGIN, RENEWAL_RETRY_AFTER),
-            (MARGIN - second, RENEWAL_RETRY_AFTER),
-            (RENEWAL_RETRY_AFTER - second, RENEWAL_RETRY_AFTER - second),
+            (MARGIN.saturating_sub(second), RENEWAL_RETRY_AFTER),
+            (2 * second, 2 * second),
             (Duration::ZERO, Duration::ZERO),
         ] {
             assert_eq!(good_until(now + left, now), now + used, "{left:?}");

@@ -179,6 +179,7 @@ mod tests {
     use crate::setup::document::Syntax;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the file of another program")]
     fn a_file_beside_the_tools_is_replaced_if_it_is_as_it_was_written() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("companion");

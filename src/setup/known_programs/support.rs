@@ -87,6 +87,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the files of another program")]
     fn what_is_not_there_is_not_linked_and_what_is_there_stays() {
         let directory = tempfile::tempdir().unwrap();
         let [theirs, ours] = ["theirs", "ours"].map(|name| directory.path().join(name));

@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::time::Instant;
 
-use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::upstream::{CHAT, Gateway, Upstream, error, fine, logged_in};
@@ -66,24 +65,6 @@ fn a_rejected_token_that_was_already_replaced_is_not_renewed() {
     client.got().is(200);
     assert_eq!(upstream.asked()[1].header("authorization"), "Bearer granted-access-other");
     assert!(machine.server.asked(Ask::Refresh).is_empty());
-}
-
-#[test]
-fn a_renewal_that_runs_when_the_gateway_ends_is_stored() {
-    let gate = Gate::default();
-    let opened = gate.clone();
-    let upstream = Upstream::always(fine());
-    let reply = Reply::tokens("2").meanwhile(move || gate.pass());
-    let machine = logged_in(&upstream).expires_in(-60).refresh(reply);
-    let gateway = Gateway::start(&machine, &[]);
-    let client = gateway.send("POST /v1/chat/completions", "", CHAT);
-    machine.server.wait_for(Ask::Refresh, 1);
-    // Nobody waits for it any more.
-    drop(client);
-    gateway.running.signal(Signal::SIGTERM);
-    opened.open();
-    drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
-    assert_eq!(machine.credential()["access_token"], "granted-access-2");
 }
 
 #[test]
