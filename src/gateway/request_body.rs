@@ -580,11 +580,11 @@ mod tests {
         let each = size_of::<Bytes>();
         let budget = Budget::new(2 * each + 5);
         let body = whole(&["abc", "de"], &budget);
-        assert_eq!((budget.used.get(), budget.is_exceeded()), (2 * each + 5, false));
+        assert_eq!((budget.used.get(), budget.is_exceeded_by(0)), (2 * each + 5, false));
         let other = whole(&[""], &budget);
-        assert_eq!((budget.used.get(), budget.is_exceeded()), (3 * each + 5, true));
+        assert_eq!((budget.used.get(), budget.is_exceeded_by(0)), (3 * each + 5, true));
         drop(other);
-        assert_eq!((budget.used.get(), budget.is_exceeded()), (2 * each + 5, false));
+        assert_eq!((budget.used.get(), budget.is_exceeded_by(0)), (2 * each + 5, false));
         let mut reader = body.reader().unwrap();
         assert_eq!((next(&mut reader).unwrap(), budget.used.get()), (Bytes::from_static(b"abc"), 2 * each + 5));
         body.stop_keeping();

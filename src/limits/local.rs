@@ -391,7 +391,7 @@ mod tests {
         let length = || path(directory.path()).metadata().unwrap().len();
         let mut first = Rate::open(directory.path(), "p", "key", rule());
         assert_eq!(length(), LENGTH as u64);
-        assert!(matches!(first.take(SystemTime::now(), false), Reservation::Decided(Slot::Now)));
+        assert!(matches!(first.take(SystemTime::now(), false), Reservation::Decided(Slot::Now { .. })));
         // As a later version may write it.
         let file = std::fs::OpenOptions::new().write(true).open(path(directory.path())).unwrap();
         file.set_len(2 * LENGTH as u64).unwrap();

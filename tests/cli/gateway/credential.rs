@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::time::Instant;
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::upstream::{CHAT, Gateway, Upstream, error, fine, logged_in};
