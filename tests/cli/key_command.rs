@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::gateway::upstream::{Gateway, Upstream, error, fine};
@@ -98,10 +99,29 @@ fn a_key_command_that_takes_longer_than_ten_seconds_is_ended_with_what_it_starte
         "run it yourself to see what it waits for",
     );
     assert!(started.elapsed() >= Duration::from_secs(10));
-    let id = fs::read_to_string(process).unwrap();
+    await_end(&fs::read_to_string(process).unwrap());
+}
+
+/// Waits for the end of a process.
+fn await_end(id: &str) {
     let stat = format!("/proc/{}/stat", id.trim());
     // Nobody may be there to bury it.
     until("it has ended", || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")));
+}
+
+#[test]
+fn a_signal_ends_a_key_command_with_what_it_started() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let machine = machine();
+        let process = machine.directory().join("process");
+        let command = format!("sh -c 'sleep 1000 & echo $! >{0}.new; mv {0}.new {0}; wait'", process.display());
+        let machine = by(machine, &command);
+        let running = machine.spawn(["token"]);
+        until("the command runs", || process.exists());
+        running.signal(signal);
+        running.finish().dies_by(signal);
+        await_end(&fs::read_to_string(&process).unwrap());
+    }
 }
 
 #[test]

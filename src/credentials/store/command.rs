@@ -1,9 +1,9 @@
 //! A key printed by a command of the user, such as `op read …`: only the command is stored.
 //!
 //! Hazards: the command hangs, prompts an absent user, calls qwenauth for the same profile and so itself, or is run by
-//! ten processes at once, each with a dialog. Rule: it runs without a shell, one at a time under the profile's lock,
-//! without the keys of the environment, and with a timeout; a nested call is rejected; its output is kept in memory
-//! only.
+//! ten processes at once, each with a dialog; or it outlives this process. Rule: it runs without a shell, one at a time
+//! under the profile's lock, without the keys of the environment, and with a timeout; a signal that ends this process
+//! ends it as well; a nested call is rejected; its output is kept in memory only.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,6 +21,7 @@ use super::super::key::parse_key;
 use crate::environment::{API_KEY, API_KEY_FILE, variable};
 use crate::error::{Failed, Failure};
 use crate::platform::lock::LOCK_TIMEOUT;
+use crate::platform::signals::{self, DeferredSignals};
 use crate::platform::{files, processes};
 use crate::providers::Provider;
 use crate::secret::Secret;
@@ -39,6 +40,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// After a command ends, its output is read for at most this long: a program that it started may keep the output open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a command on a terminal has to end after a signal; Ctrl-C reaches it as well.
+const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 
 /// Maximum size of the output, in bytes.
 const MAX_OUTPUT: u64 = 64 * 1024;
@@ -187,6 +191,8 @@ fn output_of(name: &str, command: &mut Command) -> Result<Zeroizing<Vec<u8>>> {
     let is_at_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     command.stdin(if is_at_terminal { Stdio::inherit() } else { Stdio::null() });
     let program = command.get_program().to_owned();
+    // A server ends by itself after the signal, and waits for this.
+    let _held = (!signals::are_watched()).then(DeferredSignals::new);
     let started = if is_at_terminal {
         command.spawn().map(Running::Foreground)
     } else {
@@ -194,7 +200,7 @@ fn output_of(name: &str, command: &mut Command) -> Result<Zeroizing<Vec<u8>>> {
     };
     let mut running = started.map_err(|error| cannot_start(name, &program, &error))?;
     let limit = if is_at_terminal { TIMEOUT_AT_TERMINAL } else { TIMEOUT };
-    let deadline = Instant::now() + limit;
+    let mut deadline = Instant::now() + limit;
     let (sender, receiver) = mpsc::channel();
     if let Some(stdout) = running.child().stdout.take() {
         std::thread::spawn(move || {
@@ -210,6 +216,10 @@ fn output_of(name: &str, command: &mut Command) -> Result<Zeroizing<Vec<u8>>> {
     let status = loop {
         if let Some(status) = running.child().try_wait()? {
             break status;
+        }
+        if DeferredSignals::noted() {
+            let grace = if is_at_terminal { INTERRUPT_GRACE } else { Duration::ZERO };
+            deadline = deadline.min(Instant::now() + grace);
         }
         if Instant::now() >= deadline {
             running.end();

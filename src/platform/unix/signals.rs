@@ -277,6 +277,13 @@ pub(crate) enum Ending {
     Hangup,
 }
 
+/// Whether there are [`Endings`]: a signal does not end this process.
+static WATCHED: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn are_watched() -> bool {
+    WATCHED.load(Ordering::Relaxed)
+}
+
 /// The signals that end a server, as they arrive.
 pub(crate) struct Endings {
     interrupt: unix::Signal,
@@ -288,6 +295,7 @@ impl Endings {
     /// Within the runtime of a server; from then on these signals do nothing else.
     pub(crate) fn watch() -> io::Result<Self> {
         use unix::{SignalKind, signal};
+        WATCHED.store(true, Ordering::Relaxed);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,

@@ -72,6 +72,10 @@ pub(super) fn watch(watcher: Watcher) {
     state().watcher = Some(watcher);
 }
 
+pub(super) fn is_watched() -> bool {
+    state().watcher.is_some()
+}
+
 /// Defers events until [`release`] has been called as often.
 pub(super) fn hold() {
     install();

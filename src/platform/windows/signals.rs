@@ -77,6 +77,11 @@ pub(crate) fn outlives_terminal() -> bool {
     false
 }
 
+/// Whether there are [`Endings`]: an event does not end this process.
+pub(crate) fn are_watched() -> bool {
+    console::is_watched()
+}
+
 /// The events that end a server, as they arrive.
 pub(crate) struct Endings(mpsc::UnboundedReceiver<Ending>);
 
