@@ -399,6 +399,25 @@ fn a_login_in_the_keyring_is_renewed_once_for_all_processes() {
 }
 
 #[test]
+fn a_reader_that_finds_the_secret_removed_reads_the_file_again_behind_the_writer() {
+    let Some(keyring) = Keyring::start() else { return };
+    let machine = with_key(&keyring);
+    let whole = machine.whole_profile("groq");
+    let mut outdated = whole.clone();
+    outdated["entry"] = json!("0000");
+    let file = file_of(&machine, "groq");
+    fs::write(&file, outdated.to_string()).unwrap();
+    let lock = machine.profiles().join(".groq.qwenauth-lock");
+    let held = fs::File::create(&lock).unwrap();
+    fs2::FileExt::lock_exclusive(&held).unwrap();
+    let running = machine.spawn(["token", "--profile", "groq"]);
+    running.wait_until_open(&lock);
+    fs::write(&file, whole.to_string()).unwrap();
+    fs2::FileExt::unlock(&held).unwrap();
+    running.finish().stdout(&format!("{KEY}\n"));
+}
+
+#[test]
 fn before_a_token_is_spent_room_is_taken_for_the_next() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_expired_login(&keyring);

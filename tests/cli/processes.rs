@@ -451,6 +451,21 @@ fn a_long_wait_for_the_lock_is_reported() {
 }
 
 #[test]
+fn a_reader_beside_a_writer_waits_for_it_before_it_reports_damage() {
+    let machine = Machine::new().logged_in();
+    let whole = machine.content();
+    // As a file that cannot be replaced by a rename is while it is written.
+    fs::write(machine.file(), &whole[..whole.len() / 2]).unwrap();
+    let held = File::create(machine.kernel_lock()).unwrap();
+    fs2::FileExt::lock_exclusive(&held).unwrap();
+    let running = machine.spawn(["token"]);
+    running.wait_until_open(&machine.kernel_lock());
+    fs::write(machine.file(), whole).unwrap();
+    fs2::FileExt::unlock(&held).unwrap();
+    running.finish().stdout("granted-access-1\n");
+}
+
+#[test]
 fn the_warm_path_waits_for_no_lock() {
     let machine = Machine::new().logged_in();
     let held = File::create(machine.kernel_lock()).unwrap();

@@ -4,6 +4,7 @@
 //! and removing require a [`Guard`], and a [`Guard`] holds the locks.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use zeroize::Zeroizing;
@@ -61,6 +62,7 @@ pub(in crate::credentials) struct Guard {
 
 impl Guard {
     pub(super) fn new(store: &Store, locks: Locks) -> Self {
+        store.is_guarded.store(true, Ordering::Relaxed);
         Self { store: store.clone(), pending: None, seal: None, next: None, known: Known::NotRead, locks }
     }
 
@@ -314,5 +316,6 @@ impl Drop for Guard {
             self.remove_outdated(&[seal.name]);
         }
         self.locks.release_qwen_code();
+        self.store.is_guarded.store(false, Ordering::Relaxed);
     }
 }

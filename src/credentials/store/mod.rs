@@ -11,7 +11,9 @@ mod traces;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use zeroize::Zeroizing;
@@ -30,6 +32,9 @@ use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 use crate::profile::SecretStore;
+
+/// How long a reader that finds damage waits for a writer. What looks damaged while it writes lasts milliseconds.
+const WRITER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The result of reading a stored credential.
 pub(crate) enum Found {
@@ -61,13 +66,15 @@ pub(crate) struct Store {
     path: PathBuf,
     /// Qwen Code's lock, for the file shared with it.
     qwen_code_lock: Option<PathBuf>,
+    /// Whether a [`Guard`] of this store holds the lock.
+    is_guarded: Arc<AtomicBool>,
 }
 
 impl Store {
     /// `is_shared`: Qwen Code reads and writes the same file.
     pub(crate) fn new(path: PathBuf, is_shared: bool) -> Self {
         let qwen_code_lock = is_shared.then(|| paths::qwen_code_lock(&path));
-        Self { path, qwen_code_lock }
+        Self { path, qwen_code_lock, is_guarded: Arc::default() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -85,14 +92,35 @@ impl Store {
 
     /// The credential, including its secret if that is in the keyring.
     pub(crate) fn read(&self) -> Result<Found> {
-        match self.read_record()? {
+        self.unless_half_written(|| match self.record()? {
             Found::Present(snapshot) if snapshot.credential.is_in_keyring_alone() => self.unite(&snapshot),
             found => Ok(found),
-        }
+        })
     }
 
     /// The file's content, without a secret that is kept elsewhere.
     pub(crate) fn read_record(&self) -> Result<Found> {
+        self.unless_half_written(|| self.record())
+    }
+
+    /// What seems damaged is read again under the lock: a writer may have removed the secret of the record that was read
+    /// before, or be in the middle of a file that cannot be replaced by a rename.
+    fn unless_half_written(&self, read: impl Fn() -> Result<Found>) -> Result<Found> {
+        let found = read()?;
+        if !matches!(found, Found::Damaged(_)) || self.is_guarded.load(Ordering::Relaxed) {
+            return Ok(found);
+        }
+        let lock = self.lock_path()?;
+        // Every writer makes this file, and it stays.
+        if !lock.exists() {
+            return Ok(found);
+        }
+        let deadline = Instant::now() + WRITER_TIMEOUT;
+        let _held = files::open_private(&lock).and_then(|file| FileLock::acquire(file, &lock, deadline));
+        read()
+    }
+
+    fn record(&self) -> Result<Found> {
         Ok(match files::read(&self.path, Privacy::Private)? {
             Content::Missing => Found::Missing,
             Content::Unfit(why) => Found::Damaged(why),
