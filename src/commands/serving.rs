@@ -18,10 +18,8 @@ use crate::hooks;
 use crate::limits::shared::{self, Address, OnLoss, TIMEOUT, Where};
 use crate::paths;
 use crate::platform::access;
-use crate::platform::files::{self, Content, Privacy};
 use crate::profile::ProfileName;
 use crate::providers::Provider;
-use crate::secret::Secret;
 use crate::session::Session;
 use crate::tls::{self, ClientConfig};
 
@@ -108,8 +106,11 @@ impl Session {
                     .err();
             }
         };
-        let password = team.password_file.as_deref().map(|path| self.secret_in(path, "password_file")).transpose()?;
-        let address = Address::parse(&url, password, team.timeout.unwrap_or(TIMEOUT))?;
+        let password_file = team.password_file.as_ref();
+        let password_file =
+            password_file.map(|path| paths::expand_home(path.as_ref(), &self.environment)).transpose()?;
+        let address = Address::parse(&url, password_file, team.timeout.unwrap_or(TIMEOUT))?;
+        address.password()?;
         if !address.is_encrypted() && !team.plain_redis && !address.is_local() {
             let message = format!("the connection to `{}` on another machine would not be encrypted", address.shown());
             return Failed::new(Failure::Usage, message)
@@ -130,21 +131,6 @@ impl Session {
     /// TLS to that server.
     pub(crate) fn shared_tls(&self) -> Result<ClientConfig> {
         tls::client_config(self.environment.ca_file.as_deref().map(Path::new))
-    }
-
-    /// One line of text in a file that only its owner reads.
-    fn secret_in(&self, path: &Path, name: &str) -> Result<Secret> {
-        let path = paths::expand_home(path.as_ref(), &self.environment)?;
-        let failed =
-            |what: &str| Failed::new(Failure::Other, format!("`{name}` names `{}`, which {what}", path.display()));
-        match files::read(&path, Privacy::Secret)? {
-            Content::Missing => failed("is missing").err(),
-            Content::Unfit(why) => failed(&format!("cannot be read: {why}")).err(),
-            Content::Bytes(bytes) => match std::str::from_utf8(&bytes).map(str::trim_end) {
-                Ok(text) if !text.is_empty() => Ok(Secret::new(text.to_owned())),
-                _ => failed("contains no text").err(),
-            },
-        }
     }
 
     /// The other profiles that the gateway may move requests to, by option or configuration.

@@ -6,19 +6,22 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisConnectionInfo};
+use redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use url::{Host, Url};
 
+use super::inspect::failure;
 use crate::error::{Failed, Failure, printable, without_user_info};
 use crate::names;
+use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
 
 /// The default port of both servers.
@@ -32,16 +35,18 @@ pub(crate) struct Address {
     is_encrypted: bool,
     user: Option<String>,
     password: Option<Secret>,
+    /// Read for each connection, since the password may be changed while a gateway runs.
+    password_file: Option<PathBuf>,
     database: i64,
     /// Timeout of a response.
     timeout: Duration,
 }
 
 impl Address {
-    /// `text`: `redis://[user@]host[:port][/database]`, or `rediss://` for TLS. `password` replaces a password in it.
+    /// `text`: `redis://[user@]host[:port][/database]`, or `rediss://` for TLS. What `password_file` contains replaces a password in it.
     ///
     /// Errors: another kind of URL, with its name.
-    pub(crate) fn parse(text: &str, password: Option<Secret>, timeout: Duration) -> Result<Self> {
+    pub(crate) fn parse(text: &str, password_file: Option<PathBuf>, timeout: Duration) -> Result<Self> {
         let shown = printable(&without_user_info(text));
         let refused = |what: &str| {
             Failed::new(Failure::Other, format!("`{shown}` {what}"))
@@ -81,8 +86,9 @@ impl Address {
             number => number.parse().map_err(|_| refused("has a path that is not a database number"))?,
         };
         let user = Some(url.username()).filter(|user| !user.is_empty()).map(str::to_owned);
-        let password = password.or_else(|| url.password().and_then(decoded).map(Secret::new));
-        let address = Self { host, port: url.port().unwrap_or(PORT), is_encrypted, user, password, database, timeout };
+        let password = url.password().and_then(decoded).map(Secret::new);
+        let port = url.port().unwrap_or(PORT);
+        let address = Self { host, port, is_encrypted, user, password, password_file, database, timeout };
         if names::is_confined() && !address.is_local() {
             let message = format!("`{shown}` rejected: connections from the sandbox must not leave this machine");
             return Failed::new(Failure::Other, message).hint("leave the sandbox first: `exit`").err();
@@ -130,20 +136,28 @@ impl Address {
         if let Some(user) = &self.user {
             info = info.set_username(user);
         }
-        if let Some(password) = &self.password {
+        if let Some(password) = self.password()? {
             info = info.set_password(password.expose());
         }
+        let failed = |error: RedisError| failure(&error, self.timeout);
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(self.timeout));
         if self.is_encrypted {
             let name = ServerName::try_from(self.host.clone()).context("its name is not valid in a certificate")?;
             let stream = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, stream).await?;
-            let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+            let (connection, driver) =
+                MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(failed)?;
             tokio::task::spawn_local(driver);
             return Ok(connection);
         }
-        let (connection, driver) = MultiplexedConnection::new_with_config(&info, stream, config).await?;
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(&info, stream, config).await.map_err(failed)?;
         tokio::task::spawn_local(driver);
         Ok(connection)
+    }
+
+    /// Errors: its file is missing or cannot be read.
+    pub(crate) fn password(&self) -> Result<Option<Secret>> {
+        self.password_file.as_deref().map_or_else(|| Ok(self.password.clone()), |path| password_in(path).map(Some))
     }
 
     async fn dial(&self) -> io::Result<TcpStream> {
@@ -164,6 +178,20 @@ async fn dial_first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
+/// One line of text in a file that only its owner reads.
+fn password_in(path: &Path) -> Result<Secret> {
+    let name = "password_file";
+    let failed = |what: &str| Failed::new(Failure::Other, format!("`{name}` names `{}`, which {what}", path.display()));
+    match files::read(path, Privacy::Secret)? {
+        Content::Missing => failed("is missing").err(),
+        Content::Unfit(why) => failed(&format!("cannot be read: {why}")).err(),
+        Content::Bytes(bytes) => match std::str::from_utf8(&bytes).map(str::trim_end) {
+            Ok(text) if !text.is_empty() => Ok(Secret::new(text.to_owned())),
+            _ => failed("contains no text").err(),
+        },
+    }
+}
+
 /// The password before it was percent-encoded for a URL.
 fn decoded(text: &str) -> Option<String> {
     let form = format!("p={}", text.replace('+', "%2B"));
@@ -172,6 +200,10 @@ fn decoded(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "the test writes what a user would")]
+
+    use std::fs;
+
     use super::*;
 
     fn refusal(text: &str) -> String {
@@ -211,8 +243,9 @@ mod tests {
         ] {
             assert!(!refusal(text).contains("hunter22"), "{}", refusal(text));
         }
-        let secret = Secret::new("of the file".to_owned());
-        let address = Address::parse("redis://:hunter22@a", Some(secret), Duration::ZERO).unwrap();
-        assert_eq!(address.password.as_ref().map(Secret::expose), Some("of the file"));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "of the file\n").unwrap();
+        let address = Address::parse("redis://:hunter22@a", Some(file.path().to_owned()), Duration::ZERO).unwrap();
+        assert_eq!(address.password().unwrap().as_ref().map(Secret::expose), Some("of the file"));
     }
 }

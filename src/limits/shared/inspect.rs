@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use redis::RedisError;
 use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, RedisError};
 use rustls::ClientConfig;
 
 use super::names::Names;
@@ -84,6 +84,7 @@ pub(super) fn reason(error: &RedisError, timeout: Duration) -> String {
         Some("MASTERDOWN") => "it is a replica without its primary".to_owned(),
         Some("OOM") => "its memory is full".to_owned(),
         Some("NOAUTH" | "WRONGPASS") => "it rejected the password".to_owned(),
+        _ if error.kind() == ErrorKind::AuthenticationFailed => "it rejected the password".to_owned(),
         _ if error.is_timeout() => format!("it did not respond within {} ms", timeout.as_millis()),
         _ => error.to_string(),
     }

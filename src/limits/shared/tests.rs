@@ -647,3 +647,26 @@ fn beside_an_older_copy_of_keys_json_the_servers_later_record_counts_until_the_f
         assert_eq!(known.record.revoked_at, Some(1));
     });
 }
+
+#[test]
+fn a_changed_password_is_read_for_the_next_connection() {
+    run(|server| async move {
+        let file = server.directory.path().join("password");
+        let write =
+            |password: &[u8]| PendingFile::reserve(&file, 0, Privacy::Private).unwrap().write(password).unwrap();
+        write(b"first\n");
+        let url = format!("redis://127.0.0.1:{}", server.port);
+        let address = Address::parse(&url, Some(file.clone()), Duration::from_secs(10)).unwrap();
+        let without = Address::parse(&url, None, Duration::from_secs(10)).unwrap();
+        let tls = Arc::new(tls());
+        let mut connection = without.connect(&tls).await.unwrap();
+        let set = |password| redis::cmd("CONFIG").arg("SET").arg("requirepass").arg(password).to_owned();
+        set("first").exec_async(&mut connection).await.unwrap();
+        let mut connection = address.connect(&tls).await.unwrap();
+        set("second").exec_async(&mut connection).await.unwrap();
+        let rejected = address.connect(&tls).await.err().unwrap();
+        assert_eq!(rejected.to_string(), "it rejected the password");
+        write(b"second\n");
+        assert!(address.connect(&tls).await.is_ok());
+    });
+}
