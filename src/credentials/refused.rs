@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::Credential;
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
@@ -37,11 +38,14 @@ pub(super) fn records(directory: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).filter(is_record).collect()
 }
 
-/// The marks of other tokens and keys than these: of logins that are over and gone, refused by their server or by the API.
+/// The marks of other credentials than these: of logins that are over and gone, refused by their server or by the API.
 ///
 /// One removed too many costs one more request that is refused, no login.
-pub(crate) fn marks_of_others(state: &Path, secrets: &[Secret]) -> Vec<PathBuf> {
-    let kept: Vec<String> = secrets.iter().map(hash_of).collect();
+pub(crate) fn marks_of_others(state: &Path, credentials: &[Credential]) -> Vec<PathBuf> {
+    let hashes = |credential: &Credential| {
+        [Some(credential.hash()), credential.refresh_token.as_ref().map(hash_of)].into_iter().flatten()
+    };
+    let kept: Vec<String> = credentials.iter().flat_map(hashes).collect();
     let is_kept = |path: &PathBuf| kept.iter().any(|name| path.ends_with(name));
     let marks = [StateDirectory::Refused, StateDirectory::RefusedByApi];
     marks.iter().flat_map(|marks| records(&marks.below(state))).filter(|path| !is_kept(path)).collect()

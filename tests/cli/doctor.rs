@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::faults::preloaded;
 use crate::key_places::dashscope;
@@ -484,6 +485,43 @@ fn fix_removes_the_marks_of_rejected_tokens_that_are_gone_and_keeps_the_others()
     assert_eq!(count(), 2);
     assert_eq!(found(&machine, &["--fix"], "leftovers"), []);
     assert_eq!(count(), 1, "what is no mark stays");
+}
+
+#[test]
+fn the_mark_of_a_rejected_key_that_is_not_stored_is_kept() {
+    let marked = |key: &str, machine: Machine| {
+        let machine = offline(machine)?;
+        machine.server.serve("/", |_| Reply::text(404, "{}"));
+        let hash: String = Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mark = machine.home().join(".local/state/qwenauth/refused-by-api").join(hash);
+        write_private(&mark, "invalid key");
+        Some((machine, mark))
+    };
+    let is_kept = |key: &str, machine: Machine| {
+        let Some((machine, mark)) = marked(key, machine) else { return };
+        assert_eq!(found(&machine, &["--fix"], "leftovers"), []);
+        assert!(mark.exists());
+    };
+    let machine = Machine::new().variable("QWENAUTH_API_KEY", KEY).variable("QWENAUTH_PROVIDER", "groq");
+    is_kept(KEY, machine);
+    let machine = Machine::new();
+    let file = machine.directory().join("secret");
+    write_private(&file, KEY);
+    let machine = machine.configured(&format!("[providers.groq]\nkey_file = \"{}\"\n", file.display()));
+    is_kept(KEY, machine);
+    // Beside the file, what is stored counts too.
+    let Some((machine, mark)) = marked("granted-stored-key", Machine::new()) else { return };
+    let stored = json!({"provider": "groq", "api_key": "granted-stored-key"});
+    write_private(&machine.profiles().join("groq.json"), stored.to_string());
+    let file = machine.directory().join("secret");
+    write_private(&file, KEY);
+    let machine = machine.configured(&format!("[providers.groq]\nkey_file = \"{}\"\n", file.display()));
+    assert_eq!(found(&machine, &["--fix"], "leftovers"), []);
+    assert!(mark.exists());
+    let machine = Machine::new();
+    let login = ["login", "groq", "--no-verify", "--api-key-command", &format!("echo {KEY}")];
+    drop(machine.run(login).any_stderr());
+    is_kept(KEY, machine);
 }
 
 /// Which server granted a token is forgotten with the token and no sooner.

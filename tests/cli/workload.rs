@@ -103,6 +103,19 @@ fn logged_in_pod() -> (Machine, String) {
 }
 
 #[test]
+fn a_refusal_of_an_identity_is_kept_by_doctor() {
+    let (machine, _) = logged_in_pod();
+    machine.server.serve(KEY_PLACE, |_| Reply::text(401, "{}"));
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    drop(machine.run(["status", "--check"]).any_end().any_stdout().any_stderr());
+    let marks = machine.home().join(".local/state/qwenauth/refused-by-api");
+    assert_eq!(fs::read_dir(&marks).unwrap().count(), 1);
+    let outcome = machine.run(["doctor", "--fix"]).any_end().any_stdout().any_stderr();
+    assert!(!outcome.stdout.contains("obsolete"), "{outcome}");
+    assert_eq!(fs::read_dir(&marks).unwrap().count(), 1);
+}
+
+#[test]
 fn a_job_of_github_logs_in_and_stores_only_how_to_do_it_again() {
     let machine = github();
     machine.run([LOGIN.as_slice(), &["--audience", "https://openrouter.ai"]].concat()).stderr(

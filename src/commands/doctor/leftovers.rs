@@ -13,7 +13,6 @@ use crate::credentials::{CredentialSource, Pending, PendingLogin, Stored, marks_
 use crate::error::path_for_sh;
 use crate::paths::StateDirectory;
 use crate::profile::ProfileName;
-use crate::secret::Secret;
 use crate::session::Session;
 
 /// No write takes this long: the process of a temporary file this old is gone.
@@ -105,19 +104,20 @@ pub(super) fn records_of_tokens(session: &Session, fix: bool) -> Vec<Check> {
 }
 
 fn marks(state: &Path, sources: &[CredentialSource], fix: bool) -> Option<Check> {
-    let mut secrets: Vec<Secret> = Vec::new();
-    for source in sources {
-        match source.load() {
-            Ok(Stored::Present(credential)) => {
-                secrets.extend(credential.refresh_token);
-                secrets.push(credential.access_token);
-            }
+    let mut credentials = Vec::new();
+    // Beside a given key there may be a login.
+    let loaded = sources.iter().flat_map(|source| [source.load(), source.store.read().map(Stored::from)]);
+    for stored in loaded {
+        match stored {
+            // Which key the command prints is not known without running it.
+            Ok(Stored::Present(credential)) if credential.command.is_some() => return None,
+            Ok(Stored::Present(credential)) => credentials.push(credential),
             Ok(Stored::Missing) => {}
             // A login that cannot be read may be the one that a mark is for.
             Ok(Stored::Damaged(_)) | Err(_) => return None,
         }
     }
-    let marks = marks_of_others(state, &secrets);
+    let marks = marks_of_others(state, &credentials);
     if marks.is_empty() {
         return None;
     }
