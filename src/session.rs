@@ -123,7 +123,7 @@ impl Session {
                 .err();
         }
         let named = matches!(self.selected_by, SelectedBy::Option | SelectedBy::Variable) && of_same(&self.profile);
-        let profile = if named { self.profile.clone() } else { ProfileName::parse(&provider.name)? };
+        let profile = if named { self.profile.clone() } else { ProfileName::parse(&provider.name.to_lowercase())? };
         let region = region.as_ref().map(|region| region.to_string_lossy());
         let base_url = base_url.as_ref().map(|base_url| base_url.to_string_lossy());
         let place = (region.as_deref(), base_url.as_deref());

@@ -380,3 +380,12 @@ fn a_service_is_not_installed_with_a_key_that_it_would_not_have() {
     let machine = machine.without_variable("QWENAUTH_API_KEY").variable("QWENAUTH_API_KEY_FILE", &key);
     refused(&machine, "QWENAUTH_API_KEY_FILE", "--api-key-stdin <FILE");
 }
+
+#[test]
+fn a_provider_of_config_toml_whose_name_has_capital_letters_takes_a_key() {
+    let machine = machine().configured("[providers.MyCorp]\nbase_url = \"{server}/v1\"\n");
+    let machine = machine.variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", "MyCorp");
+    let mut outcome = machine.run(["token", "--format", "json"]);
+    let token = outcome.json();
+    assert_eq!((&token["access_token"], &token["profile"]), (&json!(GIVEN), &json!("mycorp")));
+}
