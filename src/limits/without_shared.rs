@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -41,11 +41,15 @@ fn missing() -> Failed {
 
 impl Address {
     /// Errors: always.
-    pub(crate) fn parse(_: &str, _: Option<Secret>, _: Duration) -> Result<Self> {
+    pub(crate) fn parse(_: &str, _: Option<PathBuf>, _: Duration) -> Result<Self> {
         missing().err()
     }
 
     pub(crate) fn shown(&self) -> String {
+        match self.0 {}
+    }
+
+    pub(crate) fn password(&self) -> Result<Option<Secret>> {
         match self.0 {}
     }
 

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::gateway::upstream::{Gateway, Upstream, error, fine, logged_in};
+use crate::gateway::upstream::{Gateway, Upstream, fine, logged_in};
 use crate::machine::{Machine, possible, until};
 use crate::server::{Ask, Gate, Reply};
 
@@ -70,17 +68,14 @@ fn no_secret_is_an_argument_of_any_process() {
 fn a_gateway_keeps_few_tokens_of_the_past() {
     const RENEWALS: usize = 20;
     const FIRST: usize = 101;
-    let served = Mutex::new(BTreeSet::new());
-    let upstream = Upstream::start(move |_, asked, connection| {
-        let is_first = served.lock().unwrap().insert(asked.header("authorization").to_owned());
-        let refused = error("401 Unauthorized", "", "invalid_api_key", "invalid access token or token expired");
-        connection.write_all(&if is_first { fine() } else { refused })
-    });
-    let machine = logged_in(&upstream);
+    let upstream = Upstream::always(fine());
+    let mut machine = logged_in(&upstream);
     let number = AtomicUsize::new(FIRST);
     machine.server.always(Ask::Refresh, move || Reply::tokens(&number.fetch_add(1, Ordering::SeqCst).to_string()));
     let gateway = Gateway::start(&machine, &[]);
-    for _ in 0..=RENEWALS {
+    gateway.chat().is(200);
+    for _ in 0..RENEWALS {
+        machine = machine.expires_in(-60);
         gateway.chat().is(200);
     }
     assert_eq!(machine.server.asked(Ask::Refresh).len(), RENEWALS);
