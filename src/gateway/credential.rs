@@ -8,7 +8,8 @@
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,7 +20,7 @@ use tokio::sync::{Mutex, oneshot};
 use super::anthropic::Endpoint;
 use super::edge::Edge;
 use super::upstream::Origin;
-use crate::credentials::{ApiMark, Credential, CredentialSource, Lifetime, MARGIN, Why, fresh, renew};
+use crate::credentials::{ApiMark, Credential, CredentialSource, Lifetime, MARGIN, Stored, Why, fresh, renew};
 use crate::error::{Failed, Failure, Report};
 use crate::http;
 use crate::platform::disk::Version;
@@ -137,6 +138,8 @@ pub(super) struct CredentialCache {
     gate: Mutex<()>,
     /// The last failure: when, why, and for which version of the file.
     failed: Cell<Option<(Instant, Failure, Option<Version>)>>,
+    /// Whether the last look found no login.
+    was_missing: Arc<AtomicBool>,
     /// When the provider rejected the credential that was sent last, if it did.
     refused_at: Cell<Option<Instant>>,
     /// When a token that was rejected was last renewed.
@@ -149,6 +152,8 @@ impl CredentialCache {
     pub(super) fn start(source: CredentialSource) -> Result<Self> {
         let watched = source.watched().map(Path::to_owned);
         let (jobs, queue) = mpsc::channel();
+        let was_missing = Arc::<AtomicBool>::default();
+        let missing = Arc::clone(&was_missing);
         let work = move || {
             let mut failure: Option<(Instant, Failed)> = None;
             for Job { since, wanted, reply } in queue {
@@ -158,6 +163,8 @@ impl CredentialCache {
                     _ => {
                         let found = find(&source, &wanted);
                         failure = found.as_ref().err().map(|failed| (Instant::now(), failed.clone()));
+                        let is_missing = found.is_err() && matches!(source.load_record(), Ok(Stored::Missing));
+                        missing.store(is_missing, Ordering::Relaxed);
                         found
                     }
                 };
@@ -167,7 +174,7 @@ impl CredentialCache {
         };
         let thread = std::thread::Builder::new().name("credential".to_owned()).spawn(work)?;
         let mut cache = Self::new(watched, None);
-        (cache.jobs, cache.thread) = (Some(jobs), Some(thread));
+        (cache.jobs, cache.thread, cache.was_missing) = (Some(jobs), Some(thread), was_missing);
         Ok(cache)
     }
 
@@ -181,6 +188,7 @@ impl CredentialCache {
             unchanged_at: Cell::new(None),
             gate: Mutex::new(()),
             failed: Cell::new(None),
+            was_missing: Arc::default(),
             refused_at: Cell::new(None),
             renewed_at: Cell::new(None),
             has_ended: Cell::new(false),
@@ -209,6 +217,11 @@ impl CredentialCache {
     /// Whether there is no file.
     pub(super) fn is_missing(&self) -> bool {
         self.watched.as_deref().is_some_and(|path| path.symlink_metadata().is_err())
+    }
+
+    /// Whether the last look found no login, as in a file that a logout has emptied because it cannot be removed.
+    pub(super) fn was_missing(&self) -> bool {
+        self.was_missing.load(Ordering::Relaxed)
     }
 
     /// The credential, renewed now if it lasts less than `lifetime`. If that fails, the current one.

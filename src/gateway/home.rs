@@ -88,7 +88,12 @@ impl Home {
             match self.current(served, &mut published).await {
                 Some(ready) if ready.credential.is_login() => self.show(served, &ready, &mut published).await,
                 Some(_) => {}
-                None => published.failed = Some(Instant::now()),
+                None => {
+                    published.failed = Some(Instant::now());
+                    if served.cache.was_missing() {
+                        self.take_back(profile, &mut published).await;
+                    }
+                }
             }
         }
         self.published.borrow_mut().insert(profile.to_owned(), published);

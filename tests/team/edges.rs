@@ -243,6 +243,22 @@ fn a_logout_at_home_ends_the_edges_and_a_login_brings_them_back() {
     assert_eq!(issuer.renewals(), 0);
 }
 
+/// As a logout leaves it where the file is mounted.
+#[test]
+fn a_file_that_is_emptied_at_home_ends_the_edges_and_a_login_brings_them_back() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, issuer) = (Redis::start(&[]), Issuer::start());
+    let home = start(issuer.logged_in(&redis, "first", 3600));
+    let edge = edge(&issuer, &redis);
+    let file = home.home.path().join("data/credentials/corp.json");
+    write_private(&file, "{}");
+    until("the edge knows", || ready(&edge) == (503, json!("login_required")));
+    write_private(&file, issuer.login("second", 3600).to_string());
+    until("the edge serves again", || edge.chat().status == 200);
+}
+
 /// Waits until a home has looked at the server so many times.
 fn looked(redis: &Redis, times: usize) {
     for _ in 0..times {
