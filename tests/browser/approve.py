@@ -286,7 +286,7 @@ def deny(browser):
         browser.press(ENTER)
         browser.wait_for_heading("Denied")
         event = login.event()
-        check((event["event"], event["kind"]) == ("error", "login_required"), "the denial is reported")
+        check((event["event"], event["kind"]) == ("error", "denied"), "the denial is reported")
         check(login.exit_code() == 4, "a denied login ends with 4")
     check(status() == "valid", "the login from before is still there")
 
