@@ -122,16 +122,21 @@ fn at_prompt() -> SigAction {
 /// Async-signal-safe. Restores the terminal, unless another program is in its foreground, and ends or stops as the signal
 /// does. Returns when the stopped program continues.
 extern "C" fn leave_prompt(signal: c_int) {
-    let (Some(before), Some(prompt)) = (TERMINAL.get(), terminal()) else { return };
     let Ok(signal) = Signal::try_from(signal) else { return };
+    // There is none after a hangup.
+    let prompt = terminal();
     // SAFETY: both only return a number. There is no foreground on a terminal that does not control this process.
     let (foreground, own) = unsafe { (tcgetpgrp(STDIN_FILENO), getpgrp()) };
-    if foreground == -1 || foreground == own {
+    if let (Some(before), Some(_)) = (TERMINAL.get(), &prompt)
+        && (foreground == -1 || foreground == own)
+    {
         set_terminal(before);
     }
     let _ = raise(signal);
     handle(signal, &at_prompt());
-    set_terminal(&prompt);
+    if let Some(prompt) = &prompt {
+        set_terminal(prompt);
+    }
 }
 
 /// While one is alive, a signal that ends the program first restores the terminal as it was before the first prompt.
