@@ -43,7 +43,8 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// `text`: `redis://[user@]host[:port][/database]`, or `rediss://` for TLS. What `password_file` contains replaces a password in it.
+    /// `text`: `redis://[user@]host[:port][/database]`, or `rediss://` for TLS. What `password_file` contains replaces a
+    /// password in it.
     ///
     /// Errors: another kind of URL, with its name.
     pub(crate) fn parse(text: &str, password_file: Option<PathBuf>, timeout: Duration) -> Result<Self> {

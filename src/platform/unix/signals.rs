@@ -172,8 +172,8 @@ impl Drop for PromptSignals {
 /// Whether SIGPIPE was ignored when the program started.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Notes whether SIGPIPE is ignored, and survives SIGXFSZ. Called before Rust's runtime, which ignores it; where the program starts without that
-/// (main.rs), does what is needed of it.
+/// Notes whether SIGPIPE is ignored, and lets the program survive SIGXFSZ. Called before Rust's runtime, which ignores
+/// SIGPIPE; where the program starts without that runtime (main.rs), does what is needed of it.
 pub extern "C" fn before_main() {
     PIPE_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
     // Beyond the limit of a file's size a write is then an error like any other. A program that is started gets the default
