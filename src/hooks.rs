@@ -16,13 +16,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::environment::variable;
 use crate::error::{Trouble, note};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Privacy};
 use crate::platform::{disk, processes};
+use crate::sha256::short_sha256;
 use crate::usage::Event;
 
 /// The events that can have a hook.
@@ -92,8 +92,7 @@ impl Hooks {
     /// Marks an event. Returns whether it was unmarked before.
     fn is_first(&self, name: &str, occurrence: &str) -> Result<bool> {
         files::make_directory(&self.directory)?;
-        let digest = Sha256::digest(format!("{name}/{occurrence}"));
-        let marker: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+        let marker = short_sha256(format!("{name}/{occurrence}"), 32);
         match disk::create_new(&self.directory.join(marker)) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),

@@ -33,6 +33,7 @@
 //! say/            text for a person: width, color and language of the stream it goes to; messages.toml has the translations
 //! error/          failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
+//! sha256.rs       SHA-256 as text
 //! internals/      properties of what is read from others, for tests and fuzzing
 //!
 //! main → lib
@@ -47,7 +48,7 @@
 //! sandbox → environment, paths, platform, providers, say, used by its command only
 //! error → say · environment → platform, say · terminal → platform, say · installation → platform
 //! http → names, platform, proxies, tls · tls → environment, platform · proxies → environment
-//! names, platform, shell, secret, x509 use nothing of ours but error and secret
+//! names, platform, shell, secret, sha256, x509 use nothing of ours but error, secret and sha256
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `credentials::fresh` loads the file and returns what lasts long
@@ -83,6 +84,7 @@ mod say;
 mod secret;
 mod session;
 mod setup;
+mod sha256;
 mod shell;
 mod terminal;
 mod tls;

@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::{print, print_json};
 use crate::cli::{GatewayArgs, Listen, Serve};
@@ -24,6 +23,7 @@ use crate::platform::{signals, system};
 use crate::profile::ProfileName;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
+use crate::sha256::short_sha256;
 
 pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if args.uninstall {
@@ -252,7 +252,7 @@ fn fleet(args: &GatewayArgs, session: &Session, namespace: &str) -> Result<Optio
     let secret = TeamSecret::read(&places.secret)?;
     let host = system::host_name().unwrap_or_else(|| "unknown".to_owned());
     let place = format!("{host}\0{}", session.config.paths.state.display());
-    let id = Sha256::digest(place)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = short_sha256(place, 16);
     Ok(Some(Fleet { secret, namespace: namespace.to_owned(), host, id }))
 }
 

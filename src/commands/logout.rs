@@ -1,10 +1,7 @@
 //! `logout`: remove stored credentials.
 
-use std::fmt::Write;
-
 use anyhow::Result;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::print_json;
 use crate::cli::LogoutArgs;
@@ -14,6 +11,7 @@ use crate::profile::ProfileName;
 use crate::providers::{Provider, in_words};
 use crate::session::Session;
 use crate::setup::{self, TOOLS};
+use crate::sha256::sha256;
 use crate::terminal;
 
 pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
@@ -108,11 +106,7 @@ fn say_where_it_is_deleted(source: &CredentialSource, credential: &Credential) {
     let region = credential_region(&provider, credential);
     let Some(pages) = in_words(&provider.delete_pages(region.as_deref())) else { return };
     let pages = if pages.contains("{sha256}") {
-        let mut hash = String::new();
-        for byte in Sha256::digest(credential.access_token.expose()) {
-            let _ = write!(hash, "{byte:02x}");
-        }
-        pages.replace("{sha256}", &hash)
+        pages.replace("{sha256}", &sha256(credential.access_token.expose()))
     } else {
         pages
     };

@@ -6,17 +6,15 @@
 
 use std::sync::Once;
 
-use sha2::{Digest, Sha256};
-
 use super::{Credential, CredentialSource};
 use crate::error::note;
 use crate::platform::system;
+use crate::sha256::short_sha256;
 
 /// Half of a SHA-256 is enough to tell machines apart. `None`: the system has no lasting name for this one.
 pub(super) fn hash() -> Option<String> {
     let id = system::machine_id().filter(|id| !id.is_empty())?;
-    let digest = Sha256::new().chain_update("qwenauth machine ").chain_update(id).finalize();
-    Some(digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    Some(short_sha256([b"qwenauth machine ".as_slice(), &id].concat(), 32))
 }
 
 /// Warns once of a login that was made elsewhere. A renewal here makes it this machine's, and ends the other.

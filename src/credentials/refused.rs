@@ -1,16 +1,15 @@
 //! Marks of refresh tokens that a server rejected, so that no process sends one to it again.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::Credential;
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, Privacy};
 use crate::secret::Secret;
+use crate::sha256::sha256;
 
 /// The file of a token's mark: a line for each server that rejected it. The token itself is written nowhere.
 fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
@@ -19,11 +18,7 @@ fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
 
 /// The SHA-256 of a token, by which files are called that have to do with it.
 pub(super) fn hash_of(refresh_token: &Secret) -> String {
-    let mut name = String::with_capacity(64);
-    for byte in Sha256::digest(refresh_token.expose()) {
-        let _ = write!(name, "{byte:02x}");
-    }
-    name
+    sha256(refresh_token.expose())
 }
 
 /// The files in a directory of ours that are called by the hash of a token or key.

@@ -6,9 +6,12 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
+use super::fallback::GENERATING;
 use crate::keys::{Money, Price};
 
 /// Assumed tokens of a completion if the request sets no maximum.
@@ -16,9 +19,6 @@ const USUAL_COMPLETION: u64 = 4096;
 
 /// Bytes per token of a prompt, for the estimate.
 const BYTES_PER_TOKEN: u64 = 4;
-
-/// Paths of requests whose response has completion tokens.
-const GENERATING: [&str; 4] = ["/chat/completions", "/completions", "/responses", "/messages"];
 
 /// The most that a request may use, as estimated before it is sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -179,52 +179,18 @@ impl<'de> Visitor<'de> for Alternatives<'_> {
 /// A string or a number; other values are ignored.
 struct Lenient(Value);
 
-impl<'de> serde::Deserialize<'de> for Lenient {
+impl<'de> Deserialize<'de> for Lenient {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-        impl<'de> Visitor<'de> for Any {
-            type Value = Value;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("any value")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Value, E> {
-                Ok(text.into())
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-                Ok(number.into())
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "held within the range")]
-                Ok((number.clamp(0.0, 1e15) as u64).into())
-            }
-
-            fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-
-            fn visit_unit<E>(self) -> Result<Value, E> {
-                Ok(Value::Null)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Value::Null)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Value::Null)
-            }
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        // A list or an object may be long, and is not built.
+        if text.starts_with(['[', '{']) {
+            return Ok(Self(Value::Null));
         }
-        deserializer.deserialize_any(Any).map(Self)
+        let value: Value = serde_json::from_str(text).map_err(D::Error::custom)?;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "held within the range")]
+        let rounded = || value.as_f64().filter(|_| !value.is_i64()).map(|number| number.clamp(0.0, 1e15) as u64);
+        let number = value.as_u64().or_else(rounded);
+        Ok(Self(number.map_or(value, Value::from)))
     }
 }
 
@@ -280,6 +246,8 @@ mod tests {
             (r#"{"model":"m","max_tokens":-1}"#, 4096),
             (r#"{"model":"m","max_tokens":{"a":[1]}}"#, 4096),
             (r#"{"model":"m","max_tokens":true,"n":[2]}"#, 4096),
+            (r#"{"model":"m","max_tokens":"9","n":null}"#, 4096),
+            (r#"{"model":"m","max_tokens":-1.5,"n":2.9}"#, 0),
         ] {
             let asked = Asked::read(body.as_bytes()).unwrap();
             let estimate = asked.estimate(400, "/chat/completions");

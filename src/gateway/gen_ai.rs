@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::metrics::escaped;
+use super::metrics::{Histogram, escaped};
 use crate::usage::cut_name;
 
 /// The conventions are in development and move: these are those of this version.
@@ -63,13 +63,6 @@ pub(super) struct Call<'entry> {
     pub(super) first_chunk: Option<Duration>,
     pub(super) input_tokens: u64,
     pub(super) output_tokens: u64,
-}
-
-struct Histogram {
-    bounds: &'static [f64],
-    /// By upper bound, the last without one.
-    counts: Vec<u64>,
-    sum: f64,
 }
 
 /// By labels.
@@ -139,7 +132,7 @@ impl GenAi {
             let name = format!("gen_ai_client_{name}");
             let _ = writeln!(text, "# HELP {name} {help} {CONVENTIONS}.\n# TYPE {name} histogram");
             for (labels, histogram) in series {
-                write(&mut text, &name, labels, histogram);
+                histogram.write(&mut text, &name, labels);
             }
         }
         text
@@ -154,21 +147,7 @@ fn without_port(host: &str) -> &str {
 }
 
 fn add(series: &mut Series, labels: String, bounds: &'static [f64], value: f64) {
-    let histogram =
-        series.entry(labels).or_insert_with(|| Histogram { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 });
-    let place = bounds.iter().position(|bound| value <= *bound).unwrap_or(bounds.len());
-    histogram.counts[place] += 1;
-    histogram.sum += value;
-}
-
-fn write(text: &mut String, name: &str, labels: &str, histogram: &Histogram) {
-    let mut total = 0;
-    let bounds = histogram.bounds.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-    for (bound, count) in bounds.zip(&histogram.counts) {
-        total += count;
-        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}");
-    }
-    let _ = writeln!(text, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {total}", histogram.sum);
+    series.entry(labels).or_insert_with(|| Histogram::new(bounds)).add(value);
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub(super) async fn text(gateway: &Gateway) -> String {
     let mut text = String::new();
     let totals = gateway.profiles.totals();
     for (name, help, read) in COUNTERS {
-        let _ = writeln!(text, "# HELP qwenauth_{name}_total {help}\n# TYPE qwenauth_{name}_total counter");
+        head(&mut text, &format!("{name}_total"), "counter", help);
         for (profile, model, counts) in &totals {
             let labels = format!("profile=\"{}\",model=\"{}\"", escaped(profile), escaped(model));
             let _ = writeln!(text, "qwenauth_{name}_total{{{labels}}} {}", read(counts));
@@ -41,7 +41,7 @@ pub(super) async fn text(gateway: &Gateway) -> String {
     text + &gateway.traffic.metrics()
 }
 
-fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+pub(super) fn head(text: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(text, "# HELP qwenauth_{name} {help}\n# TYPE qwenauth_{name} {kind}");
 }
 
@@ -128,6 +128,36 @@ fn state(text: &mut String, gateway: &Gateway) {
                 format!("profile=\"{}\",limit=\"{limit}\",model=\"{}\"", escaped(&served.profile), escaped(&model));
             let _ = writeln!(text, "qwenauth_limit_exhausted{{{labels}}} 1");
         }
+    }
+}
+
+/// How values are distributed.
+pub(super) struct Histogram {
+    bounds: &'static [f64],
+    /// By upper bound, the last without one.
+    counts: Vec<u64>,
+    sum: f64,
+}
+
+impl Histogram {
+    pub(super) fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
+    }
+
+    pub(super) fn add(&mut self, value: f64) {
+        let place = self.bounds.iter().position(|bound| value <= *bound).unwrap_or(self.bounds.len());
+        self.counts[place] += 1;
+        self.sum += value;
+    }
+
+    pub(super) fn write(&self, text: &mut String, name: &str, labels: &str) {
+        let mut total = 0;
+        let bounds = self.bounds.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(&self.counts) {
+            total += count;
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {total}");
+        }
+        let _ = writeln!(text, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {total}", self.sum);
     }
 }
 

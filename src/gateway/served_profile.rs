@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use hyper::header::HeaderValue;
-use sha2::{Digest, Sha256};
 
 use super::Tuning;
 use super::credential::{CredentialCache, ReadyCredential};
@@ -21,6 +20,7 @@ use crate::error::{Failed, Failure};
 use crate::limits::shared::Shared;
 use crate::limits::week_end;
 use crate::providers::Provider;
+use crate::sha256::short_sha256;
 use crate::usage::{Event, rfc3339};
 
 /// What all profiles of a gateway have in common.
@@ -220,5 +220,5 @@ fn check_limits(provider: &Provider) -> Result<()> {
 
 /// Distinguishes secrets in logs and files.
 pub(super) fn hash(secret: &str) -> String {
-    Sha256::digest(secret)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    short_sha256(secret, 16)
 }

@@ -20,12 +20,13 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::gen_ai::{self, Call, GenAi};
+use super::metrics::{Histogram, head};
 use crate::error::{Trouble, note};
 use crate::platform::disk;
 use crate::secret::Secret;
+use crate::sha256::short_sha256;
 
 /// Lines that wait for the disk. Beyond them lines are dropped, and counted.
 const MAX_WAITING: usize = 10_000;
@@ -174,13 +175,11 @@ fn milliseconds(duration: Duration) -> u64 {
 }
 
 /// How the requests of one profile ended.
-#[derive(Default)]
 struct Ended {
     /// By status, 0 where the client left before an answer.
     answers: BTreeMap<u16, u64>,
-    /// Durations by upper bound, the last without one, and all together in seconds.
-    counts: [u64; BOUNDS.len() + 1],
-    sum: f64,
+    /// In seconds.
+    durations: Histogram,
 }
 
 pub(super) struct Traffic {
@@ -211,8 +210,7 @@ impl Traffic {
 
     /// Names the gateway's own key in lines from now on, by what tells it from another key, and nothing else of it.
     pub(super) fn use_key(&self, key: &Secret) {
-        *self.key_id.borrow_mut() =
-            Sha256::digest(key.expose())[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        *self.key_id.borrow_mut() = short_sha256(key.expose(), 8);
     }
 
     pub(super) fn begin(self: &Rc<Self>, method: &Method, path: &str) -> Entry {
@@ -228,13 +226,12 @@ impl Traffic {
         let profile = outcome.profile.as_deref().unwrap_or_default();
         let mut all_ended = self.ended.borrow_mut();
         if !all_ended.contains_key(profile) {
-            all_ended.insert(profile.to_owned(), Ended::default());
+            let ended = Ended { answers: BTreeMap::new(), durations: Histogram::new(&BOUNDS) };
+            all_ended.insert(profile.to_owned(), ended);
         }
         let Some(ended) = all_ended.get_mut(profile) else { return };
         *ended.answers.entry(outcome.status.map_or(0, |status| status.as_u16())).or_default() += 1;
-        let seconds = took.as_secs_f64();
-        ended.counts[BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len())] += 1;
-        ended.sum += seconds;
+        ended.durations.add(took.as_secs_f64());
     }
 
     fn write(&self, line: &Value) {
@@ -253,44 +250,28 @@ impl Traffic {
 
     /// What Prometheus reads of it.
     pub(super) fn metrics(&self) -> String {
-        let mut text = String::from(
-            "# HELP qwenauth_answers_total Responses to clients by status; 0 if the client disconnected before one.\n\
-             # TYPE qwenauth_answers_total counter\n",
-        );
+        let mut text = String::new();
         let all_ended = self.ended.borrow();
+        let help = "Responses to clients by status; 0 if the client disconnected before one.";
+        head(&mut text, "answers_total", "counter", help);
         for (profile, Ended { answers, .. }) in &*all_ended {
             for (status, count) in answers {
                 let _ = writeln!(text, "qwenauth_answers_total{{profile=\"{profile}\",status=\"{status}\"}} {count}");
             }
         }
-        text += "# HELP qwenauth_request_duration_seconds Seconds from the head of a request to the end of its response.\n\
-                 # TYPE qwenauth_request_duration_seconds histogram\n";
-        for (profile, Ended { counts, sum, .. }) in &*all_ended {
-            let mut total = 0;
-            let bounds = BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
-            for (bound, count) in bounds.zip(counts) {
-                total += count;
-                let labels = format!("profile=\"{profile}\",le=\"{bound}\"");
-                let _ = writeln!(text, "qwenauth_request_duration_seconds_bucket{{{labels}}} {total}");
-            }
-            let _ = writeln!(text, "qwenauth_request_duration_seconds_sum{{profile=\"{profile}\"}} {sum}");
-            let _ = writeln!(text, "qwenauth_request_duration_seconds_count{{profile=\"{profile}\"}} {total}");
+        let help = "Seconds from the head of a request to the end of its response.";
+        head(&mut text, "request_duration_seconds", "histogram", help);
+        for (profile, Ended { durations, .. }) in &*all_ended {
+            let labels = format!("profile=\"{profile}\"");
+            durations.write(&mut text, "qwenauth_request_duration_seconds", &labels);
         }
-        let _ = write!(
-            text,
-            "# HELP qwenauth_in_flight Requests in flight, including this one.\n\
-             # TYPE qwenauth_in_flight gauge\n\
-             qwenauth_in_flight {}\n\
-             # HELP qwenauth_log_dropped_total Lines of --log that were not written: the disk was too slow, or failed.\n\
-             # TYPE qwenauth_log_dropped_total counter\n\
-             qwenauth_log_dropped_total {}\n\
-             # HELP qwenauth_build_info The running version.\n\
-             # TYPE qwenauth_build_info gauge\n\
-             qwenauth_build_info{{version=\"{}\"}} 1\n",
-            self.in_flight.get(),
-            self.dropped.load(Ordering::Relaxed),
-            env!("CARGO_PKG_VERSION"),
-        );
+        head(&mut text, "in_flight", "gauge", "Requests in flight, including this one.");
+        let _ = writeln!(text, "qwenauth_in_flight {}", self.in_flight.get());
+        let help = "Lines of --log that were not written: the disk was too slow, or failed.";
+        head(&mut text, "log_dropped_total", "counter", help);
+        let _ = writeln!(text, "qwenauth_log_dropped_total {}", self.dropped.load(Ordering::Relaxed));
+        head(&mut text, "build_info", "gauge", "The running version.");
+        let _ = writeln!(text, "qwenauth_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
         text + &self.gen_ai.as_ref().map(GenAi::text).unwrap_or_default()
     }
 }

@@ -25,6 +25,7 @@ mod pattern;
 mod store;
 mod team;
 
+use crate::sha256::short_sha256;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -192,9 +193,8 @@ impl KeyRecord {
 
     /// The record as gateways on other machines get it.
     pub(crate) fn published(&self) -> Published {
-        use sha2::{Digest, Sha256};
         let text = serde_json::to_string(self).unwrap_or_default();
-        let version = Sha256::digest(&text)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        let version = short_sha256(&text, 16);
         let name = self.revoked_at.is_none().then(|| self.name.clone());
         Published { id: self.id.clone(), version, text, name }
     }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use self::id_token::NoIdToken;
 pub(crate) use self::id_token::Variables;
@@ -22,6 +21,7 @@ use crate::oauth::REQUEST_TIMEOUT;
 use crate::oauth::exchange::{self, NotGranted};
 use crate::providers::Provider;
 use crate::secret::Secret;
+use crate::sha256::sha256;
 
 /// Timeout of all attempts for one token together.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -84,8 +84,7 @@ impl Identity {
 
     /// Identifies this identity across all its tokens.
     pub(crate) fn hash(&self) -> String {
-        let text = serde_json::to_string(self).unwrap_or_default();
-        Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+        sha256(serde_json::to_string(self).unwrap_or_default())
     }
 
     /// Why there is no ID token here, as far as that is known without a request.

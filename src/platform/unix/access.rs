@@ -13,11 +13,11 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::error::{Failed, Failure, note, path_for_sh};
 use crate::platform::files::{Privacy, directory_of, make_directory, open_private};
+use crate::sha256::sha256;
 
 /// The user that this process works for when it runs as root: see [`work_for`].
 static WORK: OnceLock<Work> = OnceLock::new();
@@ -293,8 +293,7 @@ pub(crate) fn tighten(path: &Path, file: &File, metadata: &Metadata, privacy: Pr
 /// Whether a file is reported for the first time. Where that cannot be recorded, each time is the first.
 fn is_first_report(path: &Path) -> bool {
     let Some(work) = WORK.get() else { return true };
-    let name: String = Sha256::digest(path.as_os_str().as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    let record = work.reported.join(name);
+    let record = work.reported.join(sha256(path.as_os_str().as_bytes()));
     if record.exists() {
         return false;
     }
