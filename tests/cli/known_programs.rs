@@ -226,6 +226,28 @@ fn a_program_is_known_behind_what_starts_it_and_by_as() {
 }
 
 #[test]
+fn npm_passes_on_what_follows_the_double_dash_and_reads_every_other_option_itself() {
+    let machine = Machine::new().logged_in().with_stand_ins(&["npm"]);
+    for (command, before) in [
+        (vec!["--", "npm", "exec", "codex", "--", "exec", "-p"], vec!["exec", "codex", "--"]),
+        (
+            vec!["--", "npm", "x", "--yes", "codex", "--loglevel", "error", "--", "exec", "-p"],
+            vec!["x", "--yes", "codex", "--loglevel", "error", "--"],
+        ),
+        (vec!["--", "npm", "exec", "codex", "exec", "ping"], vec!["exec", "codex", "--"]),
+    ] {
+        let outcome = machine.started(&command);
+        let words = arguments(&outcome);
+        assert_eq!((&words[..before.len()], words[before.len()]), (&before[..], "-c"), "{command:?}");
+    }
+    machine.run(["exec", "--", "npm", "exec", "codex", "exec", "-p"]).fails(
+        2,
+        "`npm` would read the options of Codex as its own",
+        "write `--` before the program: `-- codex …`",
+    );
+}
+
+#[test]
 fn a_program_that_cannot_work_with_the_profile_is_rejected_and_one_that_can_is_named() {
     let machine =
         Machine::new().with_stand_ins(&["claude", "codex"]).with_key("groq", &[]).with_key("coding-plan", &[]);

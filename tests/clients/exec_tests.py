@@ -189,6 +189,9 @@ def answers_from_an_empty_home(name, profile, by_gateway, machine):
     run = Run(machine, profile, program)
     process = run.start(*["--gateway"] * by_gateway)
     run.assert_answered(process, by_gateway)
+    # Its hub would serve the next run with the host and the key of this one.
+    hubs = [line for _, line in machine.daemons() if b"hub" in line]
+    assert not hubs, f"left running: {hubs}"
 
 
 def pairs(names, profiles):

@@ -5,6 +5,7 @@ the proxy variables name a closed port, so a client that wants the internet fail
 them for the provider.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -43,15 +44,20 @@ class Machine:
             ending()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _end_daemons(self):
-        """Ends what left its process group (Cline starts a hub as a daemon): every process with this home directory."""
+    def daemons(self):
+        """What runs with this home directory: process ids and command lines. Cline starts a hub that leaves its process group."""
         home = b"\0HOME=" + os.fsencode(self.home) + b"\0"
         for directory in Path("/proc").glob("[0-9]*"):
             try:
                 if home in b"\0" + (directory / "environ").read_bytes():
-                    os.kill(int(directory.name), signal.SIGKILL)
+                    yield int(directory.name), (directory / "cmdline").read_bytes()
             except (FileNotFoundError, PermissionError, ProcessLookupError):
                 continue  # it has ended, or is another user's
+
+    def _end_daemons(self):
+        for process, _ in self.daemons():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def at_end(self, ending):
         """Has `ending` called when the test is over and no program runs."""

@@ -21,7 +21,7 @@ use crate::setup::known_programs::{self, KnownProgram, Launch, Located, Need, Su
 #[derive(Default)]
 pub(super) struct Prepared {
     pub(super) variables: Vec<Set>,
-    /// Put before the word of this index.
+    /// Put before the argument of this index.
     pub(super) arguments: (usize, Vec<OsString>),
     /// A directory of ours that is only of use while this gateway runs.
     pub(super) support: Option<PathBuf>,
@@ -37,10 +37,10 @@ pub(super) struct Group<'a> {
 /// Nothing more than the group for a program that is not known.
 pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Result<Prepared> {
     let located = match &args.r#as {
-        Some(name) => Some(Located { child: known_programs::named(name)?, index: 0 }),
+        Some(name) => Some(Located { child: known_programs::named(name)?, arguments: 1, lacks_separator: false }),
         None => known_programs::locate(&args.command)?,
     };
-    let Some(Located { child, index }) = located else {
+    let Some(Located { child, arguments: own, lacks_separator }) = located else {
         if args.gateway && !known_programs::is_interpreter(&args.command[0]) && is_there(&args.command[0]) {
             let program = args.command[0].to_string_lossy();
             note(&format!(
@@ -50,13 +50,27 @@ pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Resu
         }
         return Ok(Prepared::default());
     };
-    let launch = launch(args, session, group, &child, index)?;
+    let mut launch = launch(args, session, group, &child, own)?;
     launch.notes.iter().for_each(|line| note(line));
+    if lacks_separator && !launch.arguments.is_empty() {
+        check_separator(&child, &args.command, own)?;
+        launch.arguments.insert(0, "--".into());
+    }
     Ok(Prepared {
         variables: launch.variables,
-        arguments: (index + 1, launch.arguments),
+        arguments: (own, launch.arguments),
         support: launch.support.filter(|_| args.gateway && child.is_supported_by_address()),
     })
+}
+
+/// Errors: options behind the program, which what starts it takes for its own, and ours would follow.
+fn check_separator(child: &KnownProgram, command: &[OsString], own: usize) -> Result<()> {
+    if !command[own..].iter().any(|word| word.to_string_lossy().starts_with('-')) {
+        return Ok(());
+    }
+    let (wrapper, program) = (command[0].to_string_lossy(), command[own - 1].to_string_lossy());
+    let message = format!("`{wrapper}` would read the options of {} as its own", child.title);
+    Failed::new(Failure::Usage, message).hint(format!("write `--` before the program: `-- {program} …`")).err()
 }
 
 fn is_there(program: &OsStr) -> bool {
@@ -64,7 +78,7 @@ fn is_there(program: &OsStr) -> bool {
     has_path || variable("PATH").is_some_and(|path| processes::find(program, &path).is_some())
 }
 
-fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgram, index: usize) -> Result<Launch> {
+fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgram, own: usize) -> Result<Launch> {
     let source = session.source()?;
     let credential = source.require()?;
     let provider = source.provider(&credential)?;
@@ -79,7 +93,7 @@ fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgra
         title: &title,
         anthropic: anthropic.as_deref(),
     };
-    let own_arguments = &args.command[index + 1..];
+    let own_arguments = &args.command[own..];
     if let Some(need) = child.lacks(&values, own_arguments, provider.has_responses(&provider_url)) {
         return Err(refused(session, &source.profile, &provider, child, need, &args.command).into());
     }

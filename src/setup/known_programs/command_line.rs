@@ -7,10 +7,13 @@ use anyhow::Result;
 
 use super::{KnownProgram, going_by};
 
-/// A known program in a command, and the index of its word.
+/// A known program in a command.
 pub(crate) struct Located {
     pub(crate) child: KnownProgram,
-    pub(crate) index: usize,
+    /// Where its own arguments begin.
+    pub(crate) arguments: usize,
+    /// Whether what starts it reads every option as its own, because no `--` is among the words.
+    pub(crate) lacks_separator: bool,
 }
 
 /// A program that starts another one.
@@ -24,9 +27,11 @@ struct Wrapper {
     leading: usize,
     /// Whether `NAME=value` words come before the program.
     assigns: bool,
+    /// Whether options are its own up to a `--`, also those behind the program.
+    reads_all: bool,
 }
 
-const PLAIN: Wrapper = Wrapper { names: &[], verbs: &[], valued: &[], leading: 0, assigns: false };
+const PLAIN: Wrapper = Wrapper { names: &[], verbs: &[], valued: &[], leading: 0, assigns: false, reads_all: false };
 const PACKAGE: &[&str] = &["-p", "--package", "-w", "--workspace", "--registry", "--cache", "--prefix"];
 const PYTHON_PACKAGE: &[&str] = &[
     "--from",
@@ -49,7 +54,7 @@ const PYTHON_PACKAGE: &[&str] = &[
 
 const WRAPPERS: [Wrapper; 18] = [
     Wrapper { names: &["npx", "bunx", "pnpx"], valued: PACKAGE, ..PLAIN },
-    Wrapper { names: &["npm"], verbs: &["exec", "x"], valued: PACKAGE, ..PLAIN },
+    Wrapper { names: &["npm"], verbs: &["exec", "x"], valued: PACKAGE, reads_all: true, ..PLAIN },
     Wrapper { names: &["pnpm", "yarn"], verbs: &["dlx", "exec"], valued: PACKAGE, ..PLAIN },
     Wrapper { names: &["bun"], verbs: &["x", "run"], valued: PACKAGE, ..PLAIN },
     Wrapper { names: &["uvx"], valued: PYTHON_PACKAGE, ..PLAIN },
@@ -69,9 +74,29 @@ const WRAPPERS: [Wrapper; 18] = [
 ];
 
 /// Programs whose script decides what is read; they are not expected to be known.
-const INTERPRETERS: [&str; 20] = [
-    "sh", "bash", "dash", "zsh", "fish", "ksh", "mksh", "busybox", "env", "python", "python3", "node", "deno", "bun",
-    "ruby", "perl", "php", "pwsh", "curl", "make",
+const INTERPRETERS: [&str; 22] = [
+    "sh",
+    "bash",
+    "dash",
+    "zsh",
+    "fish",
+    "ksh",
+    "mksh",
+    "busybox",
+    "env",
+    "python",
+    "python3",
+    "node",
+    "deno",
+    "bun",
+    "ruby",
+    "perl",
+    "php",
+    "pwsh",
+    "powershell",
+    "cmd",
+    "curl",
+    "make",
 ];
 
 pub(crate) fn is_interpreter(program: &OsStr) -> bool {
@@ -81,20 +106,27 @@ pub(crate) fn is_interpreter(program: &OsStr) -> bool {
 /// The known program in `command`, if there is one.
 pub(crate) fn locate(command: &[OsString]) -> Result<Option<Located>> {
     let mut index = 0;
+    let mut reads_all = false;
     while let Some(word) = command.get(index) {
         let name = name_of(word);
         if let Some(child) = going_by(&name) {
-            return Ok(Some(Located { child: child?, index }));
+            let own = index + 1;
+            let separator = command[own..].iter().position(|word| word == "--").filter(|_| reads_all);
+            let arguments = separator.map_or(own, |at| own + at + 1);
+            return Ok(Some(Located { child: child?, arguments, lacks_separator: reads_all && separator.is_none() }));
         }
-        let Some(next) = program_behind(&name, command, index) else { return Ok(None) };
+        let Some(wrapper) = WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name.as_str())) else {
+            return Ok(None);
+        };
+        let Some(next) = program_behind(wrapper, command, index) else { return Ok(None) };
+        reads_all |= wrapper.reads_all && !command[index..next].iter().any(|word| word == "--");
         index = next;
     }
     Ok(None)
 }
 
-/// The index of the word that the wrapper `name` at `index` starts.
-fn program_behind(name: &str, command: &[OsString], index: usize) -> Option<usize> {
-    let wrapper = WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name))?;
+/// The index of the word that the wrapper at `index` starts.
+fn program_behind(wrapper: &Wrapper, command: &[OsString], index: usize) -> Option<usize> {
     let mut at = index + 1;
     let mut leading = wrapper.leading;
     let mut is_run = wrapper.verbs.is_empty();
@@ -173,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_program_is_found_by_its_file_name_and_behind_what_starts_it() {
-        for (line, title, index) in [
+        for (line, title, at) in [
             ("/usr/bin/goose session", "goose", 0),
             ("C:/x/opencode.EXE", "opencode", 0),
             ("opencode.cmd run", "opencode", 0),
@@ -199,7 +231,24 @@ mod tests {
         ] {
             let located = locate(&words(line)).unwrap();
             let located = located.unwrap_or_else(|| panic!("{line}: nothing was found"));
-            assert_eq!((located.child.title.as_str(), located.index), (title, index), "{line}");
+            let found = (located.child.title.as_str(), located.arguments, located.lacks_separator);
+            assert_eq!(found, (title, at + 1, false), "{line}");
+        }
+    }
+
+    #[test]
+    fn npm_reads_every_option_up_to_a_double_dash() {
+        for (line, arguments, lacks_separator) in [
+            ("npm exec claude -- -p hi", 4, false),
+            ("npm x --yes @openai/codex --loglevel error -- exec", 7, false),
+            ("npm exec claude", 3, true),
+            ("npm exec claude hi", 3, true),
+            ("npm exec -- claude -p -- hi", 4, false),
+            ("npx claude -p -- hi", 2, false),
+            ("env A=b npm exec claude -- -p", 6, false),
+        ] {
+            let located = locate(&words(line)).unwrap().unwrap();
+            assert_eq!((located.arguments, located.lacks_separator), (arguments, lacks_separator), "{line}");
         }
     }
 
