@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 pub(crate) use rustls::ClientConfig;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{CertificateError, RootCertStore};
+use rustls::{CertificateError, ConfigBuilder, RootCertStore, WantsVerifier};
+use rustls_platform_verifier::Verifier;
 
 use crate::environment::variable;
 use crate::error::{Failed, Failure, note};
@@ -78,15 +80,24 @@ pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig> {
     check_cert_file()?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let extra = ca_file.map(extra_certificates).transpose()?.unwrap_or_default();
-    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
-        .map_err(|_| no_certificates())?;
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .context("cannot set up TLS")?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(config)
+    // Windows builds another chain engine for certificates of our own.
+    let verifier = if extra.is_empty() {
+        Verifier::new(Arc::clone(&provider))
+    } else {
+        Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
+    };
+    let verifier = verifier.map_err(|error| cannot_verify(&error))?;
+    Ok(versions(provider)?.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+}
+
+/// What stands for [`client_config`] where no connection is encrypted: it trusts no server.
+pub(crate) fn without_certificates() -> Result<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(versions(provider)?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
+fn versions(provider: Arc<CryptoProvider>) -> Result<ConfigBuilder<ClientConfig, WantsVerifier>> {
+    ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().context("cannot set up TLS")
 }
 
 /// The verifier opens this file by itself, and would wait for a pipe at every connection.
@@ -99,6 +110,16 @@ fn check_cert_file() -> Result<()> {
             .err();
     }
     Ok(())
+}
+
+/// The certificates of the system, or `QWENAUTH_CA_FILE` beside them, cannot be used.
+fn cannot_verify(error: &rustls::Error) -> Failed {
+    let says = error.to_string();
+    // rustls-platform-verifier, where the system keeps them in files.
+    if says.contains("No CA certificates") {
+        return no_certificates();
+    }
+    Failed::new(Failure::Other, format!("cannot set up TLS: {says}"))
 }
 
 fn no_certificates() -> Failed {

@@ -64,7 +64,7 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
     }
     if let Some(shared) = &shared {
-        shared.check(session.shared_tls()?, keys_here.as_ref())?;
+        shared.check(session.shared_tls(shared)?, keys_here.as_ref())?;
     }
     let key = match &args.api_key_file {
         Some(path) => key::kept_in(path)?,

@@ -128,9 +128,13 @@ impl Session {
         is_named.then(|| self.shared()).transpose()
     }
 
-    /// TLS to that server.
-    pub(crate) fn shared_tls(&self) -> Result<ClientConfig> {
-        tls::client_config(self.environment.ca_file.as_deref().map(Path::new))
+    /// TLS to that server. Certificates are looked for only where it is spoken.
+    pub(crate) fn shared_tls(&self, place: &Where) -> Result<ClientConfig> {
+        if place.address.is_encrypted() {
+            tls::client_config(self.environment.ca_file.as_deref().map(Path::new))
+        } else {
+            tls::without_certificates()
+        }
     }
 
     /// The other profiles that the gateway may move requests to, by option or configuration.

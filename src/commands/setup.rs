@@ -14,7 +14,7 @@ use crate::environment::variable;
 use crate::error::{Failed, Failure, json_for_terminal, note, printable};
 use crate::gateway;
 use crate::installation::Installation;
-use crate::platform::{disk, processes, tools};
+use crate::platform::{disk, processes, service, tools};
 use crate::providers::{self, QWEN};
 use crate::say::{Screen, Style, cell};
 use crate::session::{Endpoint, Session};
@@ -83,10 +83,12 @@ fn say_gateway(args: &SetupArgs, access: &Access) {
         GatewayKey::File(file) => file,
     };
     let listen = access.base_url.trim_start_matches("http://").trim_end_matches("/v1");
-    note("add `--install` to the next command to run the gateway as a service that starts with each session");
+    if service::IS_SUPPORTED {
+        note("add `--install` to the next command to run the gateway as a service that starts with each session");
+    }
     note(&format!(
         "start the gateway with `{} gateway --profile {} --listen {listen} --api-key-file {}`",
-        tools::quoted(&access.program),
+        tools::typed(&access.program),
         access.profile,
         tools::quoted(&key.display().to_string())
     ));

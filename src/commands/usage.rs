@@ -65,7 +65,7 @@ fn counted_together(accounts: &[ProfileLimits], session: &Session) -> Vec<Counte
     let shared: Vec<SharedAccount> = accounts.iter().map(ProfileLimits::shared).collect();
     let has_limits = shared.iter().any(|account| !account.limits(0).is_empty());
     let counted = match session.shared_if_named() {
-        Ok(Some(place)) if has_limits => session.shared_tls().and_then(|tls| place.counted(tls, &shared)),
+        Ok(Some(place)) if has_limits => session.shared_tls(&place).and_then(|tls| place.counted(tls, &shared)),
         Ok(_) => return Vec::new(),
         Err(error) => Err(error),
     };

@@ -82,7 +82,7 @@ fn provider(access: &Access) -> (Vec<(KeyPath, Value)>, Option<String>) {
     ];
     let note = format!(
         "Qwen Code reads its key only from the environment: start it with `{} exec --profile {} -- qwen`",
-        tools::quoted(&access.program),
+        tools::typed(&access.program),
         access.profile
     );
     (entries, Some(note))

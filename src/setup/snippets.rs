@@ -39,7 +39,7 @@ type Text = (String, String);
 /// The command that starts a program which has the base URL in its file and takes the key from `variable`.
 fn start(access: &Access, program: &str, variable: &str) -> String {
     match access.gateway_key {
-        None => format!("{} exec --profile {} -- {program}", quoted(&access.program), access.profile),
+        None => format!("{} exec --profile {} -- {program}", tools::typed(&access.program), access.profile),
         Some(_) => tools::start_with(variable, &access.key_command_line(), program),
     }
 }

@@ -22,7 +22,8 @@ impl Server {
     /// The one that the configuration names, if it does.
     pub(super) fn named(session: &Session) -> Result<Option<Self>> {
         let Some(place) = session.shared_if_named()? else { return Ok(None) };
-        Ok(Some(Self { place, tls: session.shared_tls()? }))
+        let tls = session.shared_tls(&place)?;
+        Ok(Some(Self { place, tls }))
     }
 
     /// Errors: the keys of this team are made on another machine.

@@ -49,7 +49,7 @@ impl Used {
         let (utc, now) = (Zone::utc(), SystemTime::now());
         let mut days: Vec<String> = (0..args.days).map(|ago| utc.days_before(now, ago).to_string()).collect();
         days.push(utc.days_before(now + Duration::from_secs(86_400), 0).to_string());
-        match place.usage(session.shared_tls()?, &days) {
+        match place.usage(session.shared_tls(&place)?, &days) {
             Ok((sums, names)) => {
                 let counts = sums.into_iter().map(|(row, sums)| {
                     let Row { day, profile, provider, model, key, owner } = row;

@@ -18,6 +18,9 @@ use crate::platform::files::{self, Content, PendingFile, Privacy};
 /// What both systems call it.
 const NAME: &str = "qwenauth-gateway";
 
+/// Whether there are any, if the system runs one of these.
+pub(crate) const IS_SUPPORTED: bool = true;
+
 /// The program to run.
 pub(crate) struct Service<'a> {
     /// Program and arguments.

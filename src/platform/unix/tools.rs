@@ -46,6 +46,11 @@ pub(crate) fn quoted(word: &str) -> String {
     for_sh(word)
 }
 
+/// A program as the first word of a line to type.
+pub(crate) fn typed(program: &str) -> String {
+    quoted(program)
+}
+
 /// The command that prints a file.
 pub(crate) fn print_file(file: &Path) -> Vec<String> {
     vec!["cat".into(), file.display().to_string()]

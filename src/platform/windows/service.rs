@@ -6,6 +6,9 @@ use anyhow::Result;
 
 use crate::error::{Failed, Failure};
 
+/// Whether there are any.
+pub(crate) const IS_SUPPORTED: bool = false;
+
 /// The program to run.
 pub(crate) struct Service<'a> {
     pub(crate) command: &'a [String],

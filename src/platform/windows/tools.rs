@@ -67,6 +67,11 @@ pub(crate) fn write_variable(name: &str, command_line: &str, file: &str) -> Stri
     format!("Set-Content ~/{file} \"{name}=$({})\"", called(command_line))
 }
 
+/// A program as the first word of a line to type.
+pub(crate) fn typed(program: &str) -> String {
+    called(&quoted(program))
+}
+
 /// PowerShell runs a quoted name only behind `&`.
 fn called(command_line: &str) -> String {
     if command_line.starts_with('"') { format!("& {command_line}") } else { command_line.to_owned() }

@@ -43,6 +43,15 @@ pub(super) fn create(machine: &Machine, arguments: &[&str]) -> String {
     key.trim().to_owned()
 }
 
+#[test]
+fn an_unencrypted_server_of_this_machine_needs_no_certificates() {
+    let machine = configured(Machine::new(), "[team]\nshared = \"redis://127.0.0.1:1\"\n");
+    let machine = machine.variable("SSL_CERT_DIR", "{machine}").variable("SSL_CERT_FILE", "");
+    let created = machine.command(["keys", "create", "eve"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&created.stderr);
+    assert!(created.status.success() && stderr.contains("do not know about this change yet"), "{stderr}");
+}
+
 pub(crate) fn start(machine: &Machine, arguments: &[&str]) -> Gateway {
     let running = machine.spawn([&["gateway", "--keys"], arguments].concat());
     let address = Gateway::address_of(&running.first_lines(1)[0]);
