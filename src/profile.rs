@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 
-use crate::error::{Failed, Failure, printable};
+use crate::error::{Failed, Failure, HOW_TO_GIVE_A_KEY, is_random_key, printable};
 use crate::providers::QWEN;
 
 /// A name of a profile: `[a-z0-9][a-z0-9._-]{0,62}`, so it is safe as a file name.
@@ -21,6 +21,12 @@ impl ProfileName {
         if !good {
             return Failed::new(Failure::Usage, format!("invalid profile name `{}`", printable(text)))
                 .hint("use 1 to 63 of `a-z 0-9 . _ -`, starting with a letter or digit")
+                .err();
+        }
+        // It would be shown, and be the name of a file.
+        if is_random_key(text) {
+            return Failed::new(Failure::Usage, "a profile is named by an API key; it is not shown")
+                .hint(HOW_TO_GIVE_A_KEY)
                 .err();
         }
         Ok(Self(text.to_owned()))

@@ -143,8 +143,19 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     let text = error.render().to_string();
     let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let literals = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
-    let tip = usage.lines().find_map(|line| line.trim().strip_prefix("tip: ")).map(literals);
-    let hint = tip.unwrap_or_else(|| match usage.lines().find_map(|line| line.strip_prefix("Usage: ")) {
+    let tips = usage.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    let usage = usage.lines().find_map(|line| line.strip_prefix("Usage: "));
+    let missing = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(option)))
+            if usage.is_some_and(|usage| usage.starts_with("qwenauth login")) =>
+        {
+            topic::option_of_login(option).map(str::to_owned)
+        }
+        _ => None,
+    };
+    // No option is meant as a value, and no command takes one that begins so.
+    let mut tips = tips.filter(|tip| !tip.starts_with("to pass")).map(literals);
+    let hint = missing.or_else(|| tips.next()).unwrap_or_else(|| match usage {
         Some(usage) => format!("usage: `{}`; more with `--help`", usage.trim()),
         None => "run the command with `--help` to see its options".into(),
     });
@@ -198,6 +209,7 @@ pub(crate) enum Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::HOW_TO_GIVE_A_KEY;
 
     #[test]
     fn the_command_line_is_well_formed() {
@@ -228,6 +240,30 @@ mod tests {
     }
 
     #[test]
+    fn a_hint_about_an_argument_leads_somewhere() {
+        let told = |line: &str| {
+            let error = Cli::try_parse_from(std::iter::once("qwenauth").chain(line.split(' '))).unwrap_err();
+            usage_error(&error).unwrap().hint.unwrap()
+        };
+        for line in
+            ["login --nope", "login --key k", "login --api-key k", "login x --api-key=k", "login --api-key-file f"]
+        {
+            assert_eq!(told(line) == HOW_TO_GIVE_A_KEY, !line.contains("nope"), "{line}");
+        }
+        for (line, hint) in [
+            ("login --nope", "usage: `qwenauth login [OPTIONS] [PROVIDER]`; more with `--help`"),
+            ("completions bash --install", "usage: `qwenauth completions <SHELL>`; more with `--help`"),
+            ("completions bash -o x", "usage: `qwenauth completions <SHELL>`; more with `--help`"),
+            ("login --provider dashscope", "write the provider without an option: `qwenauth login dashscope`"),
+            ("gateway --api-key k", "a similar argument exists: `--api-key-file`"),
+            ("key", "did you mean `keys`?"),
+            ("update", "run `qwenauth doctor`: it names the command that upgrades qwenauth"),
+        ] {
+            assert_eq!(told(line), hint, "{line}");
+        }
+    }
+
+    #[test]
     fn what_needs_no_parser_is_what_the_parser_would_say() {
         let read = |line: &str| usual(line.split(' ').map(OsString::from));
         for line in ["token", "env", "exec -- true", "exec -- sh -c x --profile p", "exec -- -v", "exec -- -- -- x"] {
@@ -246,6 +282,7 @@ mod tests {
         for line in [
             "env",
             "env --format fish --profile p",
+            "env --format zsh",
             "env --profile p --min-ttl 5m --model m --native --short-lived",
             "exec true",
             "exec --profile p -- true --profile q",

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 
+use crate::error::HOW_TO_GIVE_A_KEY;
+
 macro_rules! environment {
     () => {
         "\
@@ -67,7 +69,7 @@ pub(super) fn text(topic: &OsStr) -> Option<&'static str> {
 }
 
 /// Command names of other tools, and the hint for each.
-const ELSEWHERE: [(&[&str], &str); 12] = [
+const ELSEWHERE: [(&[&str], &str); 13] = [
     (&["whoami", "who", "info", "show", "current"], "run `qwenauth status`"),
     (&["run", "shell"], "run `qwenauth exec -- COMMAND`"),
     (&["list", "ls", "accounts"], "run `qwenauth profiles`, or `qwenauth providers` to see what you can log in to"),
@@ -78,12 +80,22 @@ const ELSEWHERE: [(&[&str], &str); 12] = [
     (&["tour", "demo", "try"], "run `qwenauth sandbox --tour`"),
     (&["models"], "run `qwenauth providers NAME`: it lists the models of one provider"),
     (&["serve", "proxy", "server", "start"], "run `qwenauth gateway`"),
-    (&["print-token", "get-token", "access-token", "key"], "run `qwenauth token`"),
+    (&["print-token", "get-token", "access-token"], "run `qwenauth token`"),
+    (&["update", "upgrade", "self-update"], "run `qwenauth doctor`: it names the command that upgrades qwenauth"),
     (
         &["config", "settings", "install"],
         "run `qwenauth setup` for tools; qwenauth itself is configured in `config.toml`",
     ),
 ];
+
+/// A hint for an option that `login` does not have.
+pub(super) fn option_of_login(option: &str) -> Option<&'static str> {
+    match option {
+        "--api-key" | "--api-key-file" | "--key" => Some(HOW_TO_GIVE_A_KEY),
+        "--provider" => Some("write the provider without an option: `qwenauth login dashscope`"),
+        _ => None,
+    }
+}
 
 /// Programs that are run with `exec`.
 const PROGRAMS: [&str; 10] = ["opencode", "claude", "codex", "qwen", "aider", "llm", "goose", "crush", "cn", "cline"];

@@ -3,6 +3,7 @@
 //! Hazard: an error contains text from elsewhere (a server, a file name), and terminals obey control characters. Rule:
 //! all of it passes through [`shown`] or [`printable`], once, in [`Report`].
 
+mod misplaced;
 mod text;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,7 @@ use std::{fmt, io};
 
 use anyhow::Error;
 
+pub(crate) use self::misplaced::{HOW_TO_GIVE_A_KEY, is_random_key};
 pub(crate) use self::text::{
     for_sh, has_user_info, json_for_terminal, path_for_sh, printable, quoted_for_terminal, shown, split_user_info,
     without_user_info,
@@ -167,15 +169,23 @@ impl Report {
     pub(crate) fn of(error: &Error) -> Self {
         let failed = error.chain().find_map(|cause| cause.downcast_ref::<Failed>()).or_else(|| error.downcast_ref());
         let denied = || error.chain().find_map(|cause| cause.downcast_ref()).is_some_and(is_of_storage);
+        let failure = failed.map_or(Failure::Other, |failed| failed.failure);
+        let message = format!("{error:#}");
+        let hint = match failed {
+            Some(failed) => failed.hint.clone(),
+            None => error.chain().find_map(|cause| cause.downcast_ref()).and_then(remedy).map(str::to_owned),
+        };
+        if failure == Failure::Usage
+            && let Some(Failed { message, hint, .. }) = misplaced::quoted_in(&message, hint.as_deref())
+        {
+            return Self { failure, reason: None, message, hint };
+        }
         Self {
-            failure: failed.map_or(Failure::Other, |failed| failed.failure),
+            failure,
             reason: failed.and_then(|failed| failed.reason).or_else(|| denied().then_some(Reason::Storage)),
-            message: shown(&format!("{error:#}")),
-            hint: match failed {
-                // A remedy may hold a place for user info to be filled in.
-                Some(failed) => failed.hint.as_deref().map(printable),
-                None => error.chain().find_map(|cause| cause.downcast_ref()).and_then(remedy).map(str::to_owned),
-            },
+            message: shown(&message),
+            // A remedy may hold a place for user info to be filled in.
+            hint: hint.map(|hint| misplaced::without_keys(printable(&hint))),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::misplaced::without_keys;
+
 /// `text` without what a terminal or a reader's eye would obey: control characters, line ends of Unicode, marks that turn
 /// the direction of writing, and characters that show nothing.
 pub(crate) fn printable(text: &str) -> String {
@@ -47,9 +49,9 @@ pub(crate) fn quoted_for_terminal(text: &str) -> String {
     serde_json::Value::from(text).to_string().chars().map(escaped).collect()
 }
 
-/// `text` as a person sees it: printable, and without user info in URLs.
+/// `text` as a person sees it: printable, without user info in URLs and without keys that were typed.
 pub(crate) fn shown(text: &str) -> String {
-    without_urls_user_info(&printable(text))
+    without_keys(without_urls_user_info(&printable(text)))
 }
 
 /// `text` as one word of a command that a person may paste into a POSIX shell. Control characters are removed.

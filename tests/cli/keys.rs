@@ -301,3 +301,47 @@ fn a_base_url_without_its_path_is_completed_if_the_api_is_there() {
     assert!(outcome.stderr.contains("base URLs usually end with `/v1`"), "{outcome}");
     assert_eq!(machine.profile("other")["base_url"], url);
 }
+
+/// A key in the form of a real one.
+const TYPED: &str = "sk-0123456789abcdef0123456789abcdef";
+
+const TYPED_HINT: &str =
+    "run `qwenauth login` and paste the key when it asks, or use `--api-key-stdin` or `--api-key-env VAR`";
+
+#[test]
+fn a_key_that_is_typed_as_an_argument_is_in_no_message() {
+    let attached = format!("--api-key-stdin={TYPED}");
+    let error = "an API key was given as an argument; it is not shown";
+    for arguments in [
+        &[TYPED][..],
+        &["login", TYPED],
+        &["login", "dashscope", TYPED],
+        &["login", "dashscope", &attached],
+        &["login", "dashscope", "--region", TYPED],
+        &["login", "custom", "--base-url", TYPED],
+        &["providers", TYPED],
+        &["setup", TYPED],
+        &["help", TYPED],
+    ] {
+        machine().run(arguments).fails(2, error, TYPED_HINT);
+    }
+    machine().run(["use", TYPED]).fails(2, "a profile is named by an API key; it is not shown", TYPED_HINT);
+    let mut outcome = machine().run(["login", TYPED, "--json"]).exits(2).any_stderr();
+    assert_eq!(outcome.json(), json!({"event": "error", "kind": "usage", "message": error}));
+    assert!(!outcome.stderr.contains(TYPED), "{outcome}");
+}
+
+#[test]
+fn a_key_in_a_variable_that_takes_none_is_in_no_message() {
+    for name in ["QWENAUTH_PROVIDER", "QWENAUTH_REGION", "QWENAUTH_BASE_URL", "QWENAUTH_API_KEY_FILE"] {
+        let machine = machine().variable("QWENAUTH_PROVIDER", "dashscope").variable(name, TYPED);
+        let machine = if name == "QWENAUTH_API_KEY_FILE" { machine } else { machine.variable("QWENAUTH_API_KEY", KEY) };
+        machine.run(["token"]).fails(
+            2,
+            &format!("`{name}` contains an API key; it is not shown"),
+            "set `QWENAUTH_API_KEY` to the key and `QWENAUTH_PROVIDER` to its provider",
+        );
+        let outcome = machine.run(["doctor"]).any_end().any_stdout().any_stderr();
+        assert!(!format!("{}{}", outcome.stdout, outcome.stderr).contains(TYPED), "{outcome}");
+    }
+}
