@@ -69,6 +69,9 @@ use crate::secret::Secret;
 /// Qwen Code renews when less than this is left, in every version; the same margin keeps both programs in step.
 pub(crate) const MARGIN: Duration = Duration::from_secs(30);
 
+/// The key that tools get if the server requires none: most tools insist on one.
+pub(crate) const NO_KEY: &str = "no-key";
+
 /// The clock: a parameter, so that time is read where it matters and nowhere else.
 pub(crate) type Clock = fn() -> SystemTime;
 
@@ -164,6 +167,11 @@ impl Credential {
     /// Whether the secret is missing here: a command has to print it, or it is in the keyring.
     pub(crate) fn is_without_secret(&self) -> bool {
         self.access_token.expose().is_empty()
+    }
+
+    /// Whether the server needs no key, so that the stored one is [`NO_KEY`].
+    pub(crate) fn is_keyless(&self) -> bool {
+        self.kind == Kind::ApiKey && self.access_token.expose() == NO_KEY
     }
 
     fn is_in_keyring_alone(&self) -> bool {

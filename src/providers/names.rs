@@ -89,6 +89,14 @@ impl Provider {
         self.regions.get(self.default_region.as_ref()?)
     }
 
+    /// Whether its keys are sent to the hosts of a built-in description: not to a server of the user's own, and not to
+    /// one that takes any key.
+    pub(crate) fn has_built_in_hosts(&self, overrides: &Overrides) -> bool {
+        let own = overrides.table.get(&self.name);
+        let is_moved = ["base_url", "regions"].iter().any(|key| own.is_some_and(|own| own.get(key).is_some()));
+        super::is_built_in(&self.name) && !is_moved && self.key.as_ref().is_some_and(|key| !key.optional)
+    }
+
     /// The region known as `typed`: by its name, else by a place.
     ///
     /// Errors: usage, with the known ones.
@@ -112,6 +120,30 @@ impl Provider {
 /// Whether a key with this prefix can be told from those of providers with other prefixes: many use a bare `sk-`.
 pub(crate) fn is_telling(prefix: &str) -> bool {
     prefix != "sk-"
+}
+
+/// A key that belongs to other providers than the one it was given for.
+pub(crate) struct ForeignKey {
+    pub(crate) prefix: String,
+    owners: Vec<String>,
+}
+
+impl ForeignKey {
+    /// The provider of the key, or the first of several.
+    pub(crate) fn owner(&self) -> &str {
+        self.owners.first().map_or("", String::as_str)
+    }
+
+    /// All of them, in words.
+    pub(crate) fn owners(&self) -> String {
+        self.owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+/// Whether `key` belongs to other providers than `provider`, as far as its prefix tells.
+pub(crate) fn foreign_key(key: &Secret, provider: &Provider, overrides: &Overrides) -> Option<ForeignKey> {
+    let (prefix, owners) = owners_of(key, overrides)?;
+    (is_telling(&prefix) && !owners.contains(&provider.name)).then_some(ForeignKey { prefix, owners })
 }
 
 /// The providers whose keys begin as `key` does, with that beginning: those with the longest one.
@@ -152,5 +184,37 @@ mod tests {
         assert_eq!(owners("sk-sp-1"), Some(("sk-sp-".into(), vec!["coding-plan".into(), "token-plan".into()])));
         assert_eq!(owners("sk-1"), Some(("sk-".into(), vec!["dashscope".into()])));
         assert_eq!(owners("x"), None);
+    }
+
+    #[test]
+    fn a_key_is_foreign_where_its_prefix_tells() {
+        let overrides = Overrides::default();
+        let foreign = |key: &str, name: &str| {
+            let foreign = foreign_key(&Secret::new(key.into()), &find(name, &overrides).unwrap(), &overrides)?;
+            Some(format!("{} {} {}", foreign.prefix, foreign.owner(), foreign.owners()))
+        };
+        assert_eq!(foreign("sk-or-v1-1", "dashscope").as_deref(), Some("sk-or- openrouter `openrouter`"));
+        assert_eq!(
+            foreign("sk-sp-1", "dashscope").as_deref(),
+            Some("sk-sp- coding-plan `coding-plan` or `token-plan`")
+        );
+        for (key, name) in [("sk-1", "groq"), ("sk-1", "dashscope"), ("gsk_1", "groq"), ("x", "dashscope")] {
+            assert_eq!(foreign(key, name), None, "{key} {name}");
+        }
+    }
+
+    #[test]
+    fn a_server_of_the_users_own_may_take_any_key() {
+        let moved = |text: &str| Overrides { table: text.parse().unwrap(), ..Overrides::default() };
+        let (none, moved) = (Overrides::default(), moved("[groq]\nbase_url = \"https://llm.example/v1\""));
+        for (name, overrides, expected) in [
+            ("dashscope", &none, true),
+            ("groq", &none, true),
+            ("groq", &moved, false),
+            ("custom", &none, false),
+            ("ollama", &none, false),
+        ] {
+            assert_eq!(find(name, overrides).unwrap().has_built_in_hosts(overrides), expected, "{name}");
+        }
     }
 }

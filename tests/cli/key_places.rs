@@ -181,6 +181,12 @@ fn a_server_without_keys_needs_none() {
     let url = format!("{}/open/v1", machine.server.url());
     drop(machine.run(["login", "vllm", "--base-url", &url]).any_stderr());
     machine.run(["token"]).stdout("no-key\n");
+    let status = machine.run(["status"]).any_stdout();
+    assert!(status.stdout.contains("  credential  none (the server needs no key)\n"), "{status}");
+    machine.run(["profiles"]).stdout("* vllm                 vllm           no_key\n");
+    let machine = answers(machine, "/", |_| models());
+    let doctor = machine.run(["doctor"]).any_end().any_stdout();
+    assert!(doctor.stdout.contains("ok    login        `vllm` has no API key: the server needs none\n"), "{doctor}");
 }
 
 #[test]
@@ -287,4 +293,28 @@ fn each_provider_takes_its_key_and_rejects_another() {
         tried += 1;
     }
     assert_eq!(tried, 16);
+}
+
+#[test]
+fn a_key_that_is_plainly_of_another_provider_is_not_sent_and_not_stored() {
+    let key = b"gsk_0123456789abcdef";
+    let command = "printf gsk_0123456789abcdef";
+    let refused = "the key starts with `gsk_`, so it belongs to `groq`, not to `dashscope`; nothing was sent";
+    for more in [&[][..], &["--no-verify"], &["--region", "cn"]] {
+        let machine = Machine::new();
+        machine.run_with_stdin(by_stdin("dashscope", more), key).fails(2, refused, "run `qwenauth login groq`");
+        machine.run([&["login", "dashscope", "--api-key-command", command], more].concat()).fails(
+            2,
+            refused,
+            "run `qwenauth login groq`",
+        );
+        assert_eq!(machine.profile("dashscope"), Value::Null);
+    }
+    let machine = machine();
+    let url = format!("{}/own/v1", machine.server.url());
+    for provider in ["custom", "vllm"] {
+        let more = ["--base-url", &url, "--no-verify"];
+        drop(machine.run_with_stdin(by_stdin(provider, &more), key).any_stderr());
+        assert_eq!(machine.profile(provider)["api_key"], "gsk_0123456789abcdef");
+    }
 }

@@ -7,17 +7,14 @@ use anyhow::Result;
 
 use super::Attempt;
 use super::key_input::{ask_for, given};
-use super::key_verification::{model, verify};
+use super::key_verification::{check_owner, model, verify};
 use super::target::{self, Target};
-use crate::credentials::{NewKey, Stored, Verification, chosen_model_of, remember_verification, store_key};
+use crate::credentials::{NO_KEY, NewKey, Stored, Verification, chosen_model_of, remember_verification, store_key};
 use crate::error::{Failed, Failure, note};
 use crate::profile::SecretStore;
 use crate::secret::Secret;
 use crate::terminal;
 use crate::usage::rfc3339;
-
-/// The key that tools get if the server requires none: most tools insist on one.
-pub(super) const NO_KEY: &str = "no-key";
 
 /// What is to be stored.
 struct Change {
@@ -107,6 +104,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
         note(&format!("already logged in with this key as profile `{}`", attempt.profile));
         return attempt.keep(stored);
     }
+    check_owner(attempt, &secret)?;
     let store = if command.is_some() { SecretStore::Command } else { attempt.keep_in };
     attempt.source.store.check_writable(store)?;
     attempt.warn_of_terms(secret.expose());

@@ -4,12 +4,32 @@ use anyhow::Result;
 use url::Url;
 
 use super::Attempt;
-use super::key::NO_KEY;
 use super::target::Target;
-use crate::credentials::{Verification, VerificationRequest, chosen_model_of};
+use crate::credentials::{NO_KEY, Verification, VerificationRequest, chosen_model_of};
 use crate::error::{Failed, Failure, Reason, note};
 use crate::providers;
 use crate::secret::Secret;
+
+/// A key of another provider is not sent to the built-in hosts of this one. A server of the user's own may take any key.
+///
+/// Errors: usage.
+pub(super) fn check_owner(attempt: &Attempt, secret: &Secret) -> Result<()> {
+    let (provider, overrides) = (&attempt.provider, &attempt.session.config.overrides);
+    if attempt.args.base_url.is_some() || !provider.has_built_in_hosts(overrides) {
+        return Ok(());
+    }
+    let Some(foreign) = providers::foreign_key(secret, provider, overrides) else { return Ok(()) };
+    let (prefix, names) = (&foreign.prefix, foreign.owners());
+    Failed::new(
+        Failure::Usage,
+        format!(
+            "the key starts with `{prefix}`, so it belongs to {names}, not to `{}`; nothing was sent",
+            provider.name
+        ),
+    )
+    .hint(format!("run `qwenauth login {}`", foreign.owner()))
+    .err()
+}
 
 /// Verifies the key at each target until one accepts it.
 ///
@@ -101,12 +121,12 @@ fn home_region(attempt: &Attempt, secret: &Secret, refused: &Target) -> Result<O
 /// hint. `asked`: the regions that rejected it.
 fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> String {
     let provider = &attempt.provider;
-    if let Some((prefix, owners)) = providers::owners_of(secret, &attempt.session.config.overrides)
-        && providers::is_telling(&prefix)
-        && !owners.contains(&provider.name)
-    {
-        let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
-        return format!("a key that starts with `{prefix}` belongs to {names}: run `qwenauth login {}`", owners[0]);
+    if let Some(foreign) = providers::foreign_key(secret, provider, &attempt.session.config.overrides) {
+        let (prefix, names) = (&foreign.prefix, foreign.owners());
+        return format!(
+            "a key that starts with `{prefix}` belongs to {names}: run `qwenauth login {}`",
+            foreign.owner()
+        );
     }
     if secret.expose() == NO_KEY {
         return "the server requires a key: pass it with `--api-key-stdin` or `--api-key-env VAR`".into();

@@ -156,17 +156,16 @@ impl GivenKey {
         let provider = &self.owner()?.provider;
         let secret =
             parse_key(text.expose()).map_err(|why| Failed::new(failure, format!("the key in {shown} {why}")))?;
-        let Some((prefix, owners)) = providers::owners_of(&secret, &self.overrides) else { return Ok(secret) };
-        if !providers::is_telling(&prefix) || owners.contains(&provider.name) {
-            return Ok(secret);
-        }
-        let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+        let Some(foreign) = providers::foreign_key(&secret, provider, &self.overrides) else { return Ok(secret) };
+        let (prefix, names) = (&foreign.prefix, foreign.owners());
         let message =
             format!("the key in {shown} starts with `{prefix}`, so it belongs to {names}, not to `{}`", provider.name);
         match self.holder {
-            Holder::Variable(_) => Failed::new(failure, message).hint(format!("set `QWENAUTH_PROVIDER={}`", owners[0])),
+            Holder::Variable(_) => {
+                Failed::new(failure, message).hint(format!("set `QWENAUTH_PROVIDER={}`", foreign.owner()))
+            }
             Holder::Config => Failed::new(failure, message)
-                .hint(format!("write `key_file` under `[providers.{}]` in config.toml", owners[0])),
+                .hint(format!("write `key_file` under `[providers.{}]` in config.toml", foreign.owner())),
         }
         .err()
     }
