@@ -177,7 +177,8 @@ pub(crate) struct LogoutArgs {
 #[command(after_help = "Examples:
   qwenauth token
   qwenauth token --min-ttl 1h     exit code 5 if it cannot last that long
-  curl -H \"$(qwenauth token --format header)\" https://portal.qwen.ai/v1/models")]
+  qwenauth exec -- sh -c 'qwenauth token --format header |
+    curl -H @- \"$OPENAI_BASE_URL/models\"'")]
 pub(crate) struct TokenArgs {
     /// Minimum remaining lifetime of the token (default: 30s)
     #[arg(long, value_name = "DURATION", value_parser = duration)]

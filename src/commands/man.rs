@@ -32,7 +32,8 @@ Examples:
   qwenauth login                    then, in any shell or script:
   qwenauth exec -- opencode
   eval $(qwenauth env)
-  curl -H \"$(qwenauth token --format header)\" https://portal.qwen.ai/v1/models";
+  qwenauth exec -- sh -c 'qwenauth token --format header |
+    curl -H @- \"$OPENAI_BASE_URL/models\"'";
 
 pub(crate) fn run(directory: &Path) -> Result<()> {
     let mut main = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
