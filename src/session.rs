@@ -15,7 +15,7 @@ use crate::error::{Failed, Failure};
 use crate::http::Network;
 use crate::platform::system;
 use crate::profile::ProfileName;
-use crate::providers::{self, Ci, Provider};
+use crate::providers::{self, Ci, Provider, QWEN};
 use crate::secret::Secret;
 
 /// What every command that touches a credential starts from.
@@ -151,6 +151,24 @@ impl Session {
             Some(name) => providers::find(name.to_str()?, &self.config.overrides).ok(),
             None => self.provider_of(&self.profile),
         }
+    }
+
+    /// Whether nobody has logged in and nothing names a profile or the server of `qwen`, so that nothing is known of what
+    /// the user wants.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.selected_by == SelectedBy::Config
+            && self.config.profile.is_none()
+            && self.config.overrides.qwen_oauth_url.is_none()
+            && !self.config.overrides.table.contains_key(QWEN)
+            && self.credential_variable().is_none()
+            && self.profiles().is_ok_and(|stored| stored.is_empty())
+    }
+
+    /// Whether `profile` is the active one without `--profile` and `QWENAUTH_PROFILE`, which may name it for one command.
+    pub(crate) fn is_chosen(&self, profile: &ProfileName) -> Result<bool> {
+        let rule = self.config.rule(&self.environment)?.map(|(_, profile)| profile.clone());
+        let chosen = rule.or_else(|| self.config.profile.clone()).unwrap_or_else(ProfileName::qwen);
+        Ok(chosen == *profile)
     }
 
     /// Whether `--profile` names the profile.

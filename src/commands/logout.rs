@@ -89,7 +89,7 @@ fn say_what_still_uses(args: &LogoutArgs, session: &Session, profile: &ProfileNa
         }
     }
     if !args.all
-        && *profile == session.profile
+        && session.is_chosen(profile)?
         && let Some(other) = session.config.paths.profiles()?.iter().find(|other| *other != profile)
     {
         note(&format!("`{profile}` is still the active profile; `qwenauth use {other}` chooses another"));

@@ -75,3 +75,19 @@ fn what_is_still_set_up_to_use_the_profile_is_named() {
     let again = machine.run(["logout", "--local"]).any_stderr().stderr.clone();
     assert_eq!(again, "qwenauth: already logged out of `qwen`\n");
 }
+
+/// `--profile` and `QWENAUTH_PROFILE` name a profile for one command or shell.
+#[test]
+fn a_profile_that_config_toml_does_not_name_is_not_said_to_be_active() {
+    let machine = Machine::new().configured("profile = \"three\"\n");
+    for name in ["one", "two", "three", "four"] {
+        write_private(&machine.profiles().join(format!("{name}.json")), r#"{"provider": "vllm", "api_key": "no-key"}"#);
+    }
+    machine.run(["logout", "--profile", "one"]).stderr("qwenauth: logged out of `one`\n");
+    let machine = machine.variable("QWENAUTH_PROFILE", "two");
+    machine.run(["logout"]).stderr("qwenauth: logged out of `two`\n");
+    machine.run(["logout", "--profile", "three"]).stderr(
+        "qwenauth: logged out of `three`\n\
+         qwenauth: `three` is still the active profile; `qwenauth use four` chooses another\n",
+    );
+}
