@@ -15,12 +15,13 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
     let mut lines = Vec::new();
     for profile in session.profiles()? {
         let source = session.source_of(&profile);
-        let (provider, kind, store) = match source.load_record()? {
+        let (provider, kind, shown, store) = match source.load_record()? {
             Stored::Present(credential) => {
                 let kind = if credential.kind == Kind::ApiKey { "api_key" } else { "oauth" };
-                (Some(credential.provider_name().to_owned()), kind, credential.secret_store.name())
+                let shown = if credential.is_keyless() { "no_key" } else { kind };
+                (Some(credential.provider_name().to_owned()), kind, shown, credential.secret_store.name())
             }
-            Stored::Damaged(_) => (None, "damaged", "file"),
+            Stored::Damaged(_) => (None, "damaged", "damaged", "file"),
             Stored::Missing => continue,
         };
         let active = session.credential_variable().is_none() && profile == session.profile;
@@ -35,7 +36,7 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
         let provider = printable(provider.as_deref().unwrap_or("?"));
         let place = if store == "file" { String::new() } else { format!(", by {store}") };
         let mark = if active { '*' } else { ' ' };
-        lines.push(format!("{mark} {:<20} {provider:<14} {kind}{place}\n", profile.as_str()));
+        lines.push(format!("{mark} {:<20} {provider:<14} {shown}{place}\n", profile.as_str()));
     }
     if args.json {
         return print_document(&json!({ "schema": 1, "profiles": rows }));

@@ -279,10 +279,13 @@ fn allowance(source: &CredentialSource, credential: &Credential, base_url: Optio
     Some(format!("${left:.2} of ${most:.2} left"))
 }
 
-/// `None` where it is no key. Where it comes from, if not from the file.
+/// `None` where there is no key. Where it comes from, if not from the file.
 fn masked_key(credential: &Credential, session: &Session) -> Option<String> {
     if credential.command.is_some() {
         return store_of(credential).map(|store| format!("by {store}"));
+    }
+    if credential.is_keyless() {
+        return None;
     }
     let place = if credential.secret_store == SecretStore::Keyring { " in the keyring" } else { "" };
     (credential.kind == Kind::ApiKey).then(|| super::masked_key(credential, &session.config.overrides) + place)

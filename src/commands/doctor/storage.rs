@@ -73,6 +73,10 @@ fn directory_is_private(directory: &Path, holds_secrets: bool, fix: bool) -> Opt
 }
 
 fn profiles(session: &Session) -> Vec<Check> {
+    if session.is_unused() {
+        let remedy = session.source_of(&session.profile).login_hint();
+        return vec![Check::fail("login", "not logged in to any provider", remedy)];
+    }
     match sources(session) {
         Ok(sources) => sources.iter().flat_map(|(source, is_active)| profile(source, *is_active)).collect(),
         Err(error) => {
@@ -132,6 +136,9 @@ fn login(source: &CredentialSource, stored: &Stored, is_active: bool) -> Check {
         (State::Valid, Stored::Present(credential)) if credential.command.is_some() => key_command(name, credential),
         (State::Valid, Stored::Present(credential)) if credential.secret_store == SecretStore::Keyring => {
             Check::ok("login", format!("`{name}` is valid; its secret is in the keyring"))
+        }
+        (State::Valid, Stored::Present(credential)) if credential.is_keyless() => {
+            Check::ok("login", format!("`{name}` has no API key: the server needs none"))
         }
         (State::Valid, Stored::Present(credential)) if credential.kind == Kind::ApiKey => {
             let stored = credential.created_at.as_deref().and_then(ago).map(|ago| format!(", stored {ago} ago"));
@@ -200,7 +207,7 @@ fn key(source: &CredentialSource, credential: &Credential) -> Vec<Check> {
             return vec![Check::fail("address", report.message, report.hint.unwrap_or_else(|| source.login_hint()))];
         }
     };
-    if credential.kind != Kind::ApiKey || credential.is_without_secret() {
+    if credential.kind != Kind::ApiKey || credential.is_without_secret() || credential.is_keyless() {
         return checks;
     }
     let plan = credential.access_token.expose().starts_with("sk-sp-");

@@ -76,6 +76,7 @@ impl Attempt<'_> {
         if terminal::can_prompt() && !self.args.json {
             let key = match credential.kind {
                 Kind::ApiKey if credential.command.is_some() => ", key from a command".to_owned(),
+                Kind::ApiKey if credential.is_keyless() => String::new(),
                 Kind::ApiKey => format!(", key {}", self.masked(&credential)),
                 Kind::Oauth => String::new(),
             };

@@ -115,7 +115,7 @@ impl Row {
             (State::Refreshable, _) => "access token, expired; renews automatically on next use".to_owned(),
             (State::Expired, _) => "access token, expired".to_owned(),
             (State::Valid, _) if self.kind == Kind::ApiKey => {
-                let key = self.key.as_deref().unwrap_or_default();
+                let Some(key) = &self.key else { return "none (the server needs no key)".to_owned() };
                 match self.created_at.as_deref().and_then(ago) {
                     Some(ago) => format!("API key {key}, stored {ago} ago"),
                     None => format!("API key {key}"),
