@@ -93,7 +93,7 @@ impl VerificationRequest<'_> {
         let connection = self.network.connect(&url)?;
         let headers = self.headers();
         let reply = connection.get(&url, Some(self.token), &headers, REQUEST_TIMEOUT);
-        let verification = self.judge(reply, host(&url));
+        let verification = self.judge(reply, &url);
         let (Verification::Accepted, Some(open)) = (&verification, self.provider.verify.open) else {
             return Ok(verification);
         };
@@ -140,7 +140,7 @@ impl VerificationRequest<'_> {
         });
         let connection: Connection = self.network.connect(&url)?;
         let reply = connection.post_json(&url, &body, Some(self.token), &self.headers(), REQUEST_TIMEOUT);
-        Ok(self.judge(reply, host(&url)))
+        Ok(self.judge(reply, &url))
     }
 
     /// The models that the server lists, if it does; for a server without a description.
@@ -157,9 +157,11 @@ impl VerificationRequest<'_> {
         models.filter_map(|model| model["id"].as_str()).map(str::to_owned).collect()
     }
 
-    fn judge(&self, reply: Result<Reply, TransportError>, host: &str) -> Verification {
+    fn judge(&self, reply: Result<Reply, TransportError>, url: &url::Url) -> Verification {
+        let is_local = http::is_loopback(url) && self.provider.key.as_ref().is_some_and(|key| key.optional);
         match reply {
-            Err(trouble) => Verification::Unclear(trouble.failed(host)),
+            Err(trouble) if is_local => Verification::Unclear(trouble.failed_locally(url)),
+            Err(trouble) => Verification::Unclear(trouble.failed(host(url))),
             Ok(reply) if reply.is_html() => {
                 unclear(format!("it answered {} with HTML, probably from a firewall", reply.status))
             }

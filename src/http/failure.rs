@@ -1,7 +1,12 @@
 //! Why there is no reply: whether the request may have been read, and a message.
 
+use url::Url;
+
 use crate::error::{Failed, Failure, Reason};
 use crate::tls::Rejected;
+
+/// What helps where nothing listens on the local machine.
+const START_SERVER: &str = "start the server, or log in with another `--base-url`";
 
 /// Why there is no reply.
 #[derive(Debug)]
@@ -39,6 +44,16 @@ impl TransportError {
         match self.remedy() {
             Some(remedy) => failed.hint(remedy),
             None => failed,
+        }
+    }
+
+    /// The same for a server of the local machine, which no proxy is in the way of.
+    pub(crate) fn failed_locally(&self, url: &Url) -> Failed {
+        let host = url.host_str().unwrap_or_default();
+        match (self, url.port()) {
+            (Self::Refused(_), Some(port)) => self.failed(&format!("{host}:{port}")).hint(START_SERVER),
+            (Self::Refused(_), None) => self.failed(host).hint(START_SERVER),
+            _ => self.failed(host),
         }
     }
 

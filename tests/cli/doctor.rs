@@ -785,3 +785,29 @@ fn another_program_of_this_name_on_the_path_is_named() {
     let remedy = "remove one of the two, or put the directory of the other first".to_owned();
     assert_eq!(found(&machine, &[], "installed"), [("warn".to_owned(), message, remedy)]);
 }
+
+#[test]
+fn before_any_login_no_provider_is_taken_for_the_users() {
+    let machine = Machine::new().without_variable("QWENAUTH_QWEN_OAUTH_URL");
+    let missing = ("fail".to_owned(), "not logged in to any provider".to_owned(), "run `qwenauth login`".to_owned());
+    assert_eq!(found(&machine, &[], "login"), [missing]);
+    let outcome = machine.run(["doctor"]).exits(1).any_stdout();
+    assert!(!outcome.stdout.contains("network") && !outcome.stdout.contains("is active"), "{outcome}");
+}
+
+#[test]
+fn a_local_server_that_does_not_run_is_to_be_started() {
+    let machine = Machine::new();
+    let login = ["login", "custom", "--base-url", "http://localhost:9/v1", "--model", "m"];
+    drop(machine.run([&login[..], &["--no-verify"]].concat()).any_stderr());
+    let (down, remedy) = (
+        "cannot reach `localhost:9`: connection refused (os error 111)",
+        "start the server, or log in with another `--base-url`",
+    );
+    assert_eq!(found(&machine, &[], "network"), [("fail".to_owned(), down.to_owned(), remedy.to_owned())]);
+    machine.run(["login", "custom", "--model", "n"]).fails(
+        3,
+        &format!("cannot verify the login: {down}; nothing was changed"),
+        remedy,
+    );
+}

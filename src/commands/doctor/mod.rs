@@ -167,8 +167,11 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
 }
 
 /// What commands use: the credential in the environment, else the active profile. `None`: the one in the environment is
-/// unusable, which has a check of its own.
+/// unusable, or nobody has logged in; each has a check of its own.
 fn active(session: &Session) -> Option<CredentialSource> {
+    if session.is_unused() {
+        return None;
+    }
     let stored = || session.credential_variable().is_none().then(|| session.source_of(&session.profile));
     session.source().ok().or_else(stored)
 }

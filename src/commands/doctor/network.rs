@@ -9,7 +9,7 @@ use super::proxy::{self, Proxy, ProxyRoute};
 use super::{Check, Verdict, active};
 use crate::credentials::{Credential, CredentialSource, Kind, Stored, Verification, api_refusal, verify};
 use crate::error::Report;
-use crate::http::{Connection, Network, Reply, TransportError};
+use crate::http::{Connection, Network, Reply, TransportError, is_loopback};
 use crate::providers::{self, Provider};
 use crate::say::in_words;
 use crate::session::{Endpoint, Session};
@@ -83,7 +83,7 @@ fn check_server(network: &Network, server: &CheckedServer) -> Vec<Check> {
     };
     checks.push(match proxy::route_to(url) {
         ProxyRoute::Through(proxy) => broken_proxy(network, url, &proxy, &trouble),
-        ProxyRoute::Direct | ProxyRoute::Excepted(_) => no_answer(url, &trouble),
+        ProxyRoute::Direct | ProxyRoute::Excepted(_) => no_answer(server, &trouble),
     });
     checks
 }
@@ -105,11 +105,17 @@ fn ask(connection: anyhow::Result<Connection>, url: &Url) -> Result<(Reply, u128
     Ok((reply, started.elapsed().as_millis()))
 }
 
-fn no_answer(url: &Url, trouble: &TransportError) -> Check {
-    let remedy = trouble.remedy().unwrap_or(
-        "check the connection; behind a proxy set `HTTPS_PROXY`; behind a TLS-inspecting proxy set `QWENAUTH_CA_FILE`",
-    );
-    Check::fail("network", trouble.sentence(url.host_str().unwrap_or_default()), remedy)
+fn no_answer(CheckedServer { url, is_api }: &CheckedServer, trouble: &TransportError) -> Check {
+    let failed = if *is_api && is_loopback(url) {
+        trouble.failed_locally(url)
+    } else {
+        trouble.failed(url.host_str().unwrap_or_default())
+    };
+    let remedy = failed.hint.unwrap_or_else(|| {
+        "check the connection; behind a proxy set `HTTPS_PROXY`; behind a TLS-inspecting proxy set `QWENAUTH_CA_FILE`"
+            .to_owned()
+    });
+    Check::fail("network", failed.message, remedy)
 }
 
 /// A request that went through `proxy` has failed: is it the proxy, and would it work without?
