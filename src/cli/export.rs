@@ -55,6 +55,7 @@ pub(crate) enum Serve {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum EnvFormat {
     /// bash, dash, zsh; quoted, any POSIX shell
+    #[value(aliases = ["bash", "dash", "zsh"])]
     Sh,
     Fish,
     Powershell,

@@ -125,7 +125,16 @@ impl CredentialSource {
         match self.store.read()? {
             Found::Present(snapshot) => Ok(*snapshot),
             Found::Missing => {
-                self.login_required(format!("not logged in: there is no credential for `{}`", self.profile))
+                let message = format!("not logged in: there is no credential for `{}`", self.profile);
+                let Some((provider, name)) = self.key_for_qwen_models().filter(|_| self.profile == QWEN) else {
+                    return self.login_required(message);
+                };
+                Failed::new(Failure::LoginRequired, message)
+                    .hint(format!(
+                        "run `qwenauth login {} --api-key-env {name}`, or `qwenauth login qwen`",
+                        provider.name
+                    ))
+                    .err()
             }
             Found::Damaged(why) => self.damaged(&why),
         }
@@ -160,5 +169,16 @@ impl CredentialSource {
             return format!("run `qwenauth login {}`", self.profile);
         }
         format!("run `qwenauth login PROVIDER --profile {}`", self.profile)
+    }
+
+    /// The provider of Qwen models alone whose key is in the environment, and the variable: it is what was meant rather
+    /// than the login that is the default.
+    fn key_for_qwen_models(&self) -> Option<(Provider, String)> {
+        providers::names(&self.overrides).into_iter().find_map(|name| {
+            let provider = providers::find(&name, &self.overrides).ok().filter(|provider| provider.qwen_only)?;
+            let variables = &provider.key.as_ref()?.variables;
+            let variable = variables.iter().find(|name| (self.variable)(name).is_some())?.clone();
+            Some((provider, variable))
+        })
     }
 }

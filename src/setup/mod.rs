@@ -231,7 +231,13 @@ pub(crate) fn find(name: &str) -> Result<&'static Tool> {
         return Ok(tool);
     }
     let failed = Failed::new(Failure::Usage, format!("unknown tool `{}`", printable(name)));
-    match nearest(name, TOOLS.iter().flat_map(|tool| [tool.name, tool.program])) {
+    // VS Code is no Codex.
+    let near = if matches!(name, "code" | "vscode") {
+        None
+    } else {
+        nearest(name, TOOLS.iter().flat_map(|tool| [tool.name, tool.program]))
+    };
+    match near {
         Some(near) => failed.hint(format!("did you mean `{near}`?")),
         None => {
             failed.hint("run `qwenauth setup` to list the tools; for any other program use `qwenauth exec -- PROGRAM`")

@@ -50,3 +50,24 @@ fn options_of_a_script_and_other_keys_do_not_change_the_default() {
     let machine = Machine::new().variable("DASHSCOPE_API_KEY", "granted-key");
     machine.run(["login", "--resume"]).fails(4, "no login of `qwen` is pending", "run `qwenauth login`");
 }
+
+#[test]
+fn a_command_that_finds_no_login_names_the_key_in_the_environment() {
+    let machine = Machine::new().variable("DASHSCOPE_API_KEY", "granted-key");
+    for command in [&["token"][..], &["exec", "--", "true"]] {
+        machine.run(command).fails(
+            4,
+            "not logged in: there is no credential for `qwen`",
+            "run `qwenauth login dashscope --api-key-env DASHSCOPE_API_KEY`, or `qwenauth login qwen`",
+        );
+    }
+}
+
+#[test]
+fn an_unknown_provider_may_be_a_server_of_ones_own() {
+    Machine::new().run(["login", "team"]).fails(
+        2,
+        "unknown provider `team`",
+        "run `qwenauth providers` to list them; for a server of your own add `--base-url URL`",
+    );
+}

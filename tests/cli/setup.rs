@@ -453,6 +453,8 @@ fn a_tool_that_is_not_installed_is_set_up_with_a_note() {
 fn the_error_for_an_unknown_tool_names_the_nearest() {
     let machine = Machine::new();
     machine.run(["setup", "opencod"]).fails(2, "unknown tool `opencod`", "did you mean `opencode`?");
+    let hint = "run `qwenauth setup` to list the tools; for any other program use `qwenauth exec -- PROGRAM`";
+    machine.run(["setup", "vscode"]).fails(2, "unknown tool `vscode`", hint);
     machine.run(["setup", "vim"]).fails(
         2,
         "unknown tool `vim`",

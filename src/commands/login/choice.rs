@@ -126,6 +126,14 @@ fn find(typed: &str, session: &Session) -> Result<Provider> {
             .hint(format!("`{typed}` is a stored profile: `qwenauth login --profile {typed}`"))
             .err();
     }
+    if providers::name_of(typed, overrides).is_none()
+        && providers::nearest(typed, overrides).is_none()
+        && ProfileName::parse(typed).is_ok()
+    {
+        return Failed::new(Failure::Usage, format!("unknown provider `{}`", printable(typed)))
+            .hint("run `qwenauth providers` to list them; for a server of your own add `--base-url URL`")
+            .err();
+    }
     providers::find_by_any_name(typed, overrides)
 }
 
