@@ -130,6 +130,7 @@ impl CatchUp<'_> {
                 .iter()
                 .zip(&beat.windows)
                 .for_each(|(name, seen)| standing.heard_window(name, seen.count, seen.last));
+            standing.prune(beat.now);
             link.alive.set(beat.alive.max(1));
         } else if link.state.get() == State::Starting {
             link.alive.set(beat.alive.max(1));

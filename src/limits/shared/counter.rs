@@ -204,7 +204,7 @@ impl Counter {
         match self.kind {
             Kind::Day { ends, .. } | Kind::Spend { ends, .. } => now > ends + DAY,
             Kind::Quota { window } => now > self.asked + window,
-            _ => now > self.asked + IDLE && self.running.is_empty(),
+            _ => now > self.asked + self.window().unwrap_or_default().max(IDLE) && self.running.is_empty(),
         }
     }
 }

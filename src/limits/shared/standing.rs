@@ -12,7 +12,12 @@ pub(super) struct Standing {
     pub(super) counters: BTreeMap<Rc<str>, Counter>,
     /// When the server was lost, and how many gateways share what was left.
     pub(super) lost: Option<(u64, u64)>,
+    /// When counters that are over were removed last.
+    pruned: u64,
 }
+
+/// How often counters that are over are looked for, in milliseconds: each day and period of each key has its own.
+const PRUNE: u64 = 3_600_000;
 
 impl Standing {
     pub(super) fn is_lost(&self) -> bool {
@@ -94,6 +99,14 @@ impl Standing {
         }
     }
 
+    /// Removes counters that are over, if it is time to.
+    pub(super) fn prune(&mut self, now: u64) {
+        if now >= self.pruned + PRUNE {
+            self.pruned = now;
+            self.counters.retain(|_, counter| !counter.is_over(now));
+        }
+    }
+
     pub(super) fn count(&self, name: &str) -> Option<u64> {
         let counter = self.counters.get(name)?;
         Some(counter.seen.saturating_add_signed(counter.alone_in_all()))
@@ -121,5 +134,38 @@ impl Standing {
         if let Some(counter) = self.counters.get_mut(name) {
             (counter.seen, counter.last) = (count, last);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::counter::DAY;
+    use super::*;
+
+    const HOUR: u64 = 3_600_000;
+
+    #[test]
+    fn counters_of_past_days_and_of_keys_that_are_not_used_are_removed_hourly() {
+        let mut standing = Standing::default();
+        let limit = |name: &str, kind| Limit { name: name.into(), most: 9, kind, quota: None };
+        let now = 100 * DAY;
+        let day = |number: u64| Kind::Day { begins: number * DAY, ends: (number + 1) * DAY };
+        standing.counter(&limit("day-98", day(98)), now);
+        standing.counter(&limit("day-99", day(99)), now);
+        standing.counter(&limit("minute", Kind::Window { window: 60_000 }), now);
+        standing.counter(&limit("hours", Kind::Window { window: 5 * HOUR }), now);
+        standing.counter(&limit("parallel", Kind::Parallel), now).running.insert("id".into());
+        let mut left = |now| {
+            standing.prune(now);
+            standing.counters.keys().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(left(now), ["day-98", "day-99", "hours", "minute", "parallel"]);
+        assert_eq!(left(now + HOUR - 1), ["day-98", "day-99", "hours", "minute", "parallel"]);
+        assert_eq!(left(now + HOUR + 1), ["day-99", "hours", "parallel"]);
+        assert_eq!(left(now + 2 * HOUR), ["day-99", "hours", "parallel"], "it is not time to");
+        // A window longer than an hour may still hold what was sent in it.
+        assert_eq!(left(now + 5 * HOUR), ["day-99", "hours", "parallel"]);
+        assert_eq!(left(now + 6 * HOUR), ["day-99", "parallel"]);
+        assert_eq!(left(now + DAY + 1), ["parallel"]);
     }
 }
