@@ -171,22 +171,19 @@ impl Meter {
         text[tail..].iter().position(|&byte| byte == USAGE[0]).map_or(text.len(), |begins| tail + begins)
     }
 
-    pub(crate) fn tokens(&self) -> Tokens {
-        self.decompressed().map_or(self.tokens, |meter| meter.tokens)
-    }
-
-    pub(crate) fn model(&self) -> Option<String> {
-        match self.decompressed() {
-            Some(meter) => response_model(&meter.beginning),
-            None => response_model(&self.beginning),
+    /// Reads a compressed response, once: to be called when it has ended, before [`Self::tokens`] and [`Self::model`].
+    pub(crate) fn end(&mut self) {
+        if let Some((encoding, body)) = self.compressed.take() {
+            self.see(&compression::decoded(&body, &encoding, DECOMPRESSED));
         }
     }
 
-    fn decompressed(&self) -> Option<Self> {
-        let (encoding, body) = self.compressed.as_ref()?;
-        let mut meter = Self::default();
-        meter.see(&compression::decoded(body, encoding, DECOMPRESSED));
-        Some(meter)
+    pub(crate) fn tokens(&self) -> Tokens {
+        self.tokens
+    }
+
+    pub(crate) fn model(&self) -> Option<String> {
+        response_model(&self.beginning)
     }
 }
 
@@ -364,11 +361,14 @@ mod tests {
         encoder.write_all(br#"{"model":"m","usage":{"prompt_tokens":5,"completion_tokens":7}}"#).unwrap();
         let mut meter = Meter::new("GZip");
         encoder.finish().unwrap().chunks(7).for_each(|piece| meter.see(piece));
+        meter.end();
+        assert!(meter.compressed.is_none(), "it is decompressed once, and not kept");
         assert_eq!((meter.tokens(), meter.model().as_deref()), (Tokens { prompt: 5, completion: 7 }, Some("m")));
         let mut meter = Meter::new("zstd");
         (0..20).for_each(|_| meter.see(&vec![0; 100_000]));
+        assert_eq!(meter.compressed.as_ref().unwrap().1.len(), COMPRESSED);
+        meter.end();
         assert_eq!(meter.tokens(), Tokens::default());
-        assert_eq!(meter.compressed.unwrap().1.len(), COMPRESSED);
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Body for ResponseBody {
 impl Drop for ForwardedBody {
     /// The end of every response: complete, aborted, or abandoned by the client.
     fn drop(&mut self) {
-        if let Some(meter) = &self.meter {
+        if let Some(meter) = &mut self.meter {
             self.record.note_usage(meter);
         }
         let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.answer.is_end();

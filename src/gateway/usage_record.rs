@@ -155,7 +155,8 @@ impl UsageRecord {
         self.counts.rate_limited += 1;
     }
 
-    pub(super) fn note_usage(&mut self, meter: &Meter) {
+    pub(super) fn note_usage(&mut self, meter: &mut Meter) {
+        meter.end();
         let tokens = meter.tokens();
         self.counts.prompt_tokens = tokens.prompt;
         self.counts.completion_tokens = tokens.completion;
