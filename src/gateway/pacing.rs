@@ -98,9 +98,11 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
     })
 }
 
-/// Identifies an account: a hash of its key, or for a login, whose tokens change, of its file's path.
+/// Identifies an account: a hash of its key, or the path of its file if its tokens change: those of a login, and what a
+/// command prints.
 pub(crate) fn account_id(provider: &Provider, credential: &Credential, path: &Path) -> String {
-    if provider.oauth().is_some() && credential.refresh_token.is_some() {
+    let is_login = provider.oauth().is_some() && credential.refresh_token.is_some();
+    if is_login || credential.command.is_some() {
         return path.to_string_lossy().into_owned();
     }
     credential.hash()
@@ -364,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_login_that_renews_its_tokens_is_known_by_its_file() {
+    fn a_login_that_renews_its_tokens_and_a_command_that_prints_them_are_known_by_their_file() {
         let path = Path::new("/login.json");
         let [oauth, keys] = ["qwen", "dashscope"].map(|name| providers::find(name, &Overrides::default()).unwrap());
         let credential = |refresh: Option<&str>| {
@@ -379,6 +381,14 @@ mod tests {
             let credential = credential(refresh);
             assert_eq!(account_id(provider, &credential, path) == "/login.json", is_login, "{}", provider.name);
             assert_eq!(is_renewable(&credential, provider), is_login, "{}", provider.name);
+        }
+        let mut printed = credential(None);
+        printed.command = Some("vault token".into());
+        // As it is stored, and with what the command has printed.
+        for token in ["", "first", "second"] {
+            printed.access_token = Secret::new(token.into());
+            assert_eq!(account_id(&keys, &printed, path), "/login.json", "{token}");
+            assert!(is_renewable(&printed, &keys));
         }
     }
 }
