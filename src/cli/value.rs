@@ -13,14 +13,19 @@ pub(crate) enum StoreChoice {
     Keyring,
 }
 
+/// The longest duration, 100 years: no clock shows what some longer ones end at.
+const MAX_DURATION: Duration = Duration::from_secs(36525 * 86400);
+
 /// `30s`, `10m`, `1h 30m`, or a bare number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let parsed: jiff::SignedDuration =
-        text.parse().map_err(|_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned())?;
-    Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())
+    let duration = if let Ok(seconds) = text.parse() {
+        Duration::from_secs(seconds)
+    } else {
+        let parsed: jiff::SignedDuration =
+            text.parse().map_err(|_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned())?;
+        Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())?
+    };
+    if duration > MAX_DURATION { Err("too long; the maximum is 100 years".to_owned()) } else { Ok(duration) }
 }
 
 /// `64MiB`, `8 MB`, `512k`, or a bare number of bytes; each unit is a power of 1024.
@@ -160,5 +165,9 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert!(duration("-1s").is_err());
         assert!(duration("soon").is_err());
+        assert_eq!(duration("3155760000"), Ok(MAX_DURATION));
+        for text in ["3155760001", "18446744073709551615", "900000h", "99999999999999999999"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
     }
 }

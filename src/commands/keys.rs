@@ -17,7 +17,7 @@ use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, TeamSecret, 
 use crate::profile::ProfileName;
 use crate::session::Session;
 use crate::terminal;
-use crate::usage::rfc3339;
+use crate::usage::{rfc3339, time_of};
 
 /// Maximum length of the name of a key and of its owner, in characters.
 const MAX_NAME_LENGTH: usize = 63;
@@ -211,7 +211,7 @@ fn changes(before: Option<&KeyRecord>, after: &KeyRecord) -> Value {
             _ => Map::new(),
         };
         fields.insert("owner".into(), record.owner.clone().into());
-        fields.insert("expires_at".into(), record.expires_at.and_then(time_of).into());
+        fields.insert("expires_at".into(), record.expires_at.and_then(shown).into());
         fields
     };
     let (mut before, after) = (before.map(fields).unwrap_or_default(), fields(after));
@@ -226,8 +226,8 @@ fn changes(before: Option<&KeyRecord>, after: &KeyRecord) -> Value {
     changes.into()
 }
 
-fn time_of(seconds: u64) -> Option<String> {
-    rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+fn shown(seconds: u64) -> Option<String> {
+    rfc3339(time_of(seconds)?)
 }
 
 /// The word that removes a limit.

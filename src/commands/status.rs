@@ -2,7 +2,7 @@
 
 mod screen;
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::say::{Screen, in_words};
 use crate::session::{Endpoint, Session};
-use crate::usage::{Summary, rfc3339};
+use crate::usage::{Summary, rfc3339, time_of};
 
 /// Variables of the user that tools obey instead of the stored credential.
 const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];
@@ -263,7 +263,7 @@ fn stated(source: &CredentialSource, session: &Session) -> Result<Vec<String>> {
     let summary = Summary::read(&session.config.paths.state, &yesterday)?;
     let own = summary.limits.iter().filter(|((profile, _), _)| *profile == source.profile);
     let left = own.filter_map(|(_, limit)| {
-        let resets = (UNIX_EPOCH + Duration::from_secs(limit.resets_at?)).duration_since(now).ok()?;
+        let resets = time_of(limit.resets_at?)?.duration_since(now).ok()?;
         let (left, most, name) = (limit.remaining, limit.limit, &limit.name);
         Some(format!("{left} of {most} left: {name}, resets in {}", in_words(resets)))
     });
@@ -318,7 +318,7 @@ fn store_of(credential: &Credential) -> Option<String> {
 }
 
 fn resets_at(limit: &Exhausted) -> Option<String> {
-    rfc3339(UNIX_EPOCH + Duration::from_secs(limit.resets_at?))
+    rfc3339(time_of(limit.resets_at?)?)
 }
 
 fn name(state: State) -> &'static str {

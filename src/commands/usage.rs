@@ -19,7 +19,7 @@ use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::say::Screen;
 use crate::session::Session;
-use crate::usage::{Counts, StatedLimit, Summary, Use, rfc3339};
+use crate::usage::{Counts, StatedLimit, Summary, Use, rfc3339, time_of};
 
 pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let now = SystemTime::now();
@@ -127,7 +127,7 @@ impl Limit {
             name: seen.name.clone(),
             model: None,
             figure: Some((seen.limit, seen.limit.saturating_sub(seen.remaining))),
-            resets_at: seen.resets_at.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
+            resets_at: seen.resets_at.and_then(time_of),
             source: "provider",
             is_over: seen.remaining == 0,
         }
@@ -202,7 +202,7 @@ impl ProfileLimits {
     /// Adds what the provider reported as used up to the limits that are known.
     fn mark_exhausted(&self, limits: &mut Vec<Limit>, session: &Session, now: SystemTime) {
         for entry in exhausted(&session.config.paths.state, &self.provider.name, &self.account, now) {
-            let resets_at = entry.resets_at.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            let resets_at = entry.resets_at.and_then(time_of);
             let name = entry.cause.limit_name();
             let is_same = |limit: &&mut Limit| {
                 limit.profile == self.profile

@@ -10,7 +10,7 @@ use super::pacing::NoSlot;
 use super::refusal::{self, Refusal, duration};
 use crate::keys::{KeyRecord, Money};
 use crate::limits::{Left, Refused};
-use crate::usage::rfc3339;
+use crate::usage::{rfc3339, time_of};
 
 const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
@@ -115,7 +115,7 @@ pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
         })
     };
     let (minute, day) = (left.minute_resets_in, rest_of_day());
-    let time = |seconds: u64| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    let time = |seconds: u64| rfc3339(time_of(seconds)?);
     json!({ "data": {
         "id": key.id,
         "label": key.name,
@@ -160,5 +160,7 @@ mod tests {
         assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], Value::Null);
         key.expires_at = Some(1_800_000_000);
         assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], "2027-01-15T08:00:00Z");
+        key.expires_at = Some(u64::MAX);
+        assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], Value::Null);
     }
 }

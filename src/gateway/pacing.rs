@@ -18,6 +18,9 @@ use crate::providers::Provider;
 /// Window of a limit that does not state one.
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// The longest window, a year: its times are counted in nanoseconds.
+const MAX_WINDOW: Duration = Duration::from_secs(366 * 86400);
+
 /// A longer wait is reported on stderr, but not more often than every [`QUIET`].
 const SILENCE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(10);
@@ -79,7 +82,7 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
             .parse::<jiff::SignedDuration>()
             .ok()
             .and_then(|window| Duration::try_from(window).ok())
-            .filter(|window| !window.is_zero())
+            .filter(|window| !window.is_zero() && *window <= MAX_WINDOW)
             .with_context(|| {
                 Failed::new(Failure::Other, format!("`window = \"{text}\"` of `{}` is not a duration", provider.name))
                     .hint("write a duration of at least 1 s, such as `60s`")
@@ -304,6 +307,16 @@ mod tests {
         assert_eq!((own.per_window, own.per_day, own.burst, own.day_refuses), (Some(9), Some(10), None, true));
         let unpaced = rule(Tuning { rpm: None, rpd: Some(10), pacing: false });
         assert!(!unpaced.waits && !unpaced.day_refuses);
+    }
+
+    #[test]
+    fn a_window_is_a_duration_of_at_most_a_year() {
+        let mut provider = providers::find("qwen", &Overrides::default()).unwrap();
+        for (window, is_valid) in [("8784h", true), ("8785h", false), ("0s", false), ("soon", false)] {
+            provider.limits.window = Some(window.into());
+            let rule = rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true });
+            assert_eq!(rule.is_ok(), is_valid, "{window}");
+        }
     }
 
     #[test]

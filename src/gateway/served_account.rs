@@ -15,7 +15,7 @@ use crate::limits::shared::{Shared, SharedAccount};
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, Rule, week_end};
 use crate::providers::Provider;
 use crate::providers::error::{ApiError, Cause, Scope, epoch};
-use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, rfc3339, seconds};
+use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, rfc3339, seconds, time_of};
 
 /// Headers that state a limit, its remainder and its reset, with a label for it.
 const LIMIT_HEADERS: [(&str, &str, &str, &str); 4] = [
@@ -138,7 +138,7 @@ impl ServedAccount {
         };
         let (entry, is_news) = self.memory.borrow_mut().note(cause, model, wait, reset, now);
         if is_news {
-            let reset = entry.resets_at.and_then(|at| rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(at)));
+            let reset = entry.resets_at.and_then(|at| rfc3339(time_of(at)?));
             let event = Event::LimitReached {
                 profile: self.profile.clone(),
                 provider: self.provider.clone(),

@@ -139,7 +139,7 @@ impl FileLock {
     /// The failure of the holder this one waited behind.
     pub(crate) fn shared_failure(&self) -> Option<Failed> {
         let failure = self.notes.failure.clone()?;
-        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(failure.at);
+        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(failure.at))?;
         let age = SystemTime::now().duration_since(at).ok()?;
         let failed = Failed::new(Failure::from_exit_code(failure.exit_code), failure.message);
         let failed = failure.hint.into_iter().fold(failed, Failed::hint);

@@ -8,5 +8,5 @@ mod ledger;
 
 pub(crate) use event::Event;
 pub(crate) use ledger::{
-    Counts, KeyUser, Ledger, StatedLimit, Summary, UnwrittenCounts, Use, cut_name, rfc3339, seconds, settle,
+    Counts, KeyUser, Ledger, StatedLimit, Summary, UnwrittenCounts, Use, cut_name, rfc3339, seconds, settle, time_of,
 };

@@ -1,6 +1,6 @@
 //! `keys list`: what each key may use and has used.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use crate::limits::shared::KeyStanding;
 use crate::limits::{Left, key_standing};
 use crate::say::{Screen, Style, cell};
 use crate::session::Session;
-use crate::usage::rfc3339;
+use crate::usage::{rfc3339, time_of};
 
 /// Columns of the name, the owner and the state.
 const NAME: usize = 16;
@@ -66,9 +66,9 @@ pub(super) fn facts(key: &KeyRecord, now: SystemTime) -> Map<String, Value> {
     facts.insert("name".into(), key.name.clone().into());
     facts.insert("owner".into(), key.owner.clone().into());
     facts.insert("state".into(), key.state(now).name().into());
-    facts.insert("created_at".into(), time_of(Some(key.created_at)).into());
-    facts.insert("expires_at".into(), time_of(key.expires_at).into());
-    facts.insert("revoked_at".into(), time_of(key.revoked_at).into());
+    facts.insert("created_at".into(), shown(Some(key.created_at)).into());
+    facts.insert("expires_at".into(), shown(key.expires_at).into());
+    facts.insert("revoked_at".into(), shown(key.revoked_at).into());
     let limits = serde_json::to_value(&key.limits).unwrap_or_default();
     facts.insert("limits".into(), limits);
     facts
@@ -85,16 +85,16 @@ fn json(key: &KeyRecord, left: &Left, used_at: u64, now: SystemTime) -> Value {
             "spent_usd": key.limits.budget.map(|_| left.spent.dollars()),
         }),
     );
-    facts.insert("last_used_at".into(), time_of(Some(used_at).filter(|at| *at > 0)).into());
+    facts.insert("last_used_at".into(), shown(Some(used_at).filter(|at| *at > 0)).into());
     facts.into()
 }
 
-fn time_of(seconds: Option<u64>) -> Option<String> {
-    rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds?))
+fn shown(seconds: Option<u64>) -> Option<String> {
+    rfc3339(time_of(seconds?)?)
 }
 
 fn date_of(seconds: Option<u64>) -> String {
-    time_of(seconds).map_or_else(|| "-".to_owned(), |time| time[..DATE].to_owned())
+    shown(seconds).map_or_else(|| "-".to_owned(), |time| time[..DATE].to_owned())
 }
 
 /// The limits in words.
