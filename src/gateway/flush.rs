@@ -67,6 +67,7 @@ pub(super) async fn flush(gateway: &Gateway) {
         team.engine.tend();
     }
     for account in gateway.profiles.all().iter().flat_map(|served| served.all_accounts()) {
+        account.catch_up();
         if let Some(percent) = gateway.options.warn_at {
             account.warn(percent);
         }

@@ -12,7 +12,7 @@ use super::served_profile::hash;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
 use crate::limits::shared::{Decision, Ended, Kind, Shared, SharedAccount, name_of_day};
-use crate::limits::{AccountWindows, Day, Rate, Reservation, Rule, Slot, UsedUp, Zone};
+use crate::limits::{AccountWindows, BUSY, Day, Rate, Reservation, Rule, Slot, UsedUp, Zone, pause};
 use crate::providers::Provider;
 
 /// Window of a limit that does not state one.
@@ -24,10 +24,6 @@ const MAX_WINDOW: Duration = Duration::from_secs(366 * 86400);
 /// A longer wait is reported on stderr, but not more often than every [`QUIET`].
 const SILENCE: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(10);
-
-/// How long the file's lock may be held by others before this process counts alone. It is normally held for
-/// microseconds; only a process that is stopped at that moment holds it longer.
-pub(super) const BUSY: Duration = Duration::from_secs(5);
 
 /// Requests that wait for the same moment are spread over this time, well below what windows are kept longer between machines.
 const SPREAD: Duration = Duration::from_millis(100);
@@ -203,6 +199,11 @@ impl Pacing {
         }
     }
 
+    /// Releases the slots that could not be released while another process held the file.
+    pub(super) fn catch_up(&self) {
+        self.windows.rate.borrow_mut().catch_up();
+    }
+
     fn explain(&self, wait: Duration) {
         if wait > SILENCE {
             let limit = self.windows.rate.borrow().rule().per_window.unwrap_or_default();
@@ -221,13 +222,13 @@ impl Pacing {
     async fn take(&self) -> Slot {
         let mut busy_since: Option<Instant> = None;
         loop {
-            let alone = busy_since.is_some_and(|since| since.elapsed() > BUSY);
-            let taken = self.windows.rate.borrow_mut().take(SystemTime::now(), alone);
+            let busy = busy_since.map_or(Duration::ZERO, |since| since.elapsed());
+            let taken = self.windows.rate.borrow_mut().take(SystemTime::now(), busy > BUSY);
             match taken {
                 Reservation::Decided(turn) => return turn,
                 Reservation::Busy => {
                     busy_since.get_or_insert_with(Instant::now);
-                    tokio::time::sleep(Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))).await;
+                    tokio::time::sleep(pause(busy)).await;
                 }
             }
         }

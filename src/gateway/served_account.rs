@@ -216,6 +216,13 @@ impl ServedAccount {
         self.events.emit(&event, &format!("{}/{}/{:?}", self.provider, hash(&self.account_id), rfc3339(ends)));
     }
 
+    /// Makes the changes that could not be made while another process held the account's files.
+    pub(super) fn catch_up(&self) {
+        self.pacing.catch_up();
+        self.quotas.borrow_mut().catch_up();
+        self.memory.borrow_mut().catch_up();
+    }
+
     /// Takes what is to be written to the ledger.
     pub(super) fn take_pending(&self) -> Option<UnwrittenCounts> {
         let today = self.day();

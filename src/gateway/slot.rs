@@ -2,19 +2,19 @@
 //! and a slot under the limits of the account or of a key.
 
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::client_request::ClientRequest;
 use super::estimate::Estimate;
 use super::fallback::Reason;
 use super::grant::HeldGrant;
 use super::keyed::KeyAdmission;
-use super::pacing::{BUSY, Counted, NoSlot, Waited};
+use super::pacing::{Counted, NoSlot, Waited};
 use super::refusal;
 use super::rejection::{DeferredResponse, Unserved};
 use super::served_account::ServedAccount;
 use super::usage_record::UsageRecord;
-use crate::limits::{Place, UsedUp};
+use crate::limits::{BUSY, Place, UsedUp, pause};
 use crate::providers::error::Cause;
 
 /// Why a request of an account with a limit waited, or was not sent.
@@ -134,17 +134,15 @@ impl HeldSlot {
         }
         let since = Instant::now();
         loop {
-            let now = SystemTime::now();
-            let place = slot.account.quotas.borrow_mut().take(now, since.elapsed() > BUSY);
+            let (now, busy) = (SystemTime::now(), since.elapsed());
+            let place = slot.account.quotas.borrow_mut().take(now, busy > BUSY);
             match place {
                 Place::Taken => {
                     slot.place = Some(now);
                     return Ok(slot);
                 }
                 Place::UsedUp(used_up) => return Err(used_up),
-                Place::Busy => {
-                    tokio::time::sleep(Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))).await;
-                }
+                Place::Busy => tokio::time::sleep(pause(busy)).await,
             }
         }
     }

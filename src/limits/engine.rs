@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::busy::{BUSY, pause};
 use super::files::{Files, Step};
 use super::local::Rate;
 use super::quota::UsedUp;
@@ -147,10 +148,6 @@ pub(crate) enum Engine {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unavailable;
 
-/// How long another process may keep a file before an account's is left out and a key's is given up. It is held for
-/// microseconds; only a process that was stopped in just these keeps it longer.
-const BUSY: Duration = Duration::from_secs(5);
-
 impl Engine {
     /// The record of the key with this id; `None`: there is none. It may be one that was seen before: a decision tells
     /// whether it is still in force.
@@ -201,7 +198,7 @@ impl Engine {
                 }
                 Step::Busy => {
                     busy_since.get_or_insert_with(Instant::now);
-                    Duration::from_micros(200 + u64::from(rand::random::<u16>() / 64))
+                    pause(busy)
                 }
             };
             tokio::time::sleep(wait).await;

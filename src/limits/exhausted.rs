@@ -12,9 +12,10 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::busy::{Late, insist};
 use super::local::file_name;
 use crate::paths::StateDirectory;
 use crate::platform::lock::TryLock;
@@ -85,11 +86,31 @@ impl Exhausted {
     }
 }
 
+/// What a response told about limits.
+#[derive(Debug)]
+enum Change {
+    /// This one is used up.
+    Note(Exhausted),
+    /// None that counts for this model is.
+    Clear(Option<String>),
+}
+
+impl Change {
+    fn apply(&self, entries: &mut Vec<Exhausted>) {
+        match self {
+            Self::Note(entry) => drop(add(entries, entry)),
+            Self::Clear(model) => entries.retain(|entry| !entry.counts_for(model.as_deref())),
+        }
+    }
+}
+
 /// The known used-up limits of one account.
 pub(crate) struct Memory {
     directory: PathBuf,
     path: PathBuf,
     entries: Vec<Exhausted>,
+    /// What [`Self::entries`] have and the file has not.
+    late: Late<Change>,
     /// The file as last read.
     stamp: Option<(SystemTime, u64)>,
     looked_at: Option<Instant>,
@@ -99,7 +120,7 @@ impl Memory {
     pub(crate) fn open(state: &Path, provider: &str, account: &str) -> Self {
         let directory = StateDirectory::Limits.below(state);
         let path = directory.join(format!("{}.json", file_name(provider, account)));
-        Self { directory, path, entries: Vec::new(), stamp: None, looked_at: None }
+        Self { directory, path, entries: Vec::new(), late: Late::default(), stamp: None, looked_at: None }
     }
 
     /// The entry that applies to `model`: the one that lasts longest.
@@ -175,38 +196,29 @@ impl Memory {
         let mut entry =
             Exhausted { cause, model: model.map(str::to_owned), since: now, until, resets_at, probe_at: 0, probes: 0 };
         entry.probe_at = now + entry.interval();
-        let noted = self.change(|entries| {
-            entries.retain(|known| now < known.until + KEPT);
-            match entries.iter_mut().find(|known| known.is_same(&entry)) {
-                Some(known) if now < known.until => {
-                    // Already recorded by another request or attempt: keep its start.
-                    known.until = entry.until.max(known.until.min(resets_at.unwrap_or(known.until)));
-                    known.resets_at = resets_at.or(known.resets_at);
-                    known.probe_at = known.probe_at.max(now + known.interval());
-                    (known.clone(), false)
-                }
-                Some(known) => {
-                    *known = entry.clone();
-                    (entry.clone(), true)
-                }
-                None => {
-                    if entries.len() >= MOST
-                        && let Some(first) = (0..entries.len()).min_by_key(|&index| entries[index].until)
-                    {
-                        entries.swap_remove(first);
-                    }
-                    entries.push(entry.clone());
-                    (entry.clone(), true)
-                }
-            }
-        });
-        noted.unwrap_or((entry, true))
+        let noted = self.change(|entries| add(entries, &entry));
+        noted.unwrap_or_else(|| {
+            let noted = add(&mut self.entries, &entry);
+            self.late.keep(Change::Note(entry), &self.path);
+            noted
+        })
     }
 
     /// A request for `model` was served: no limit that applied to it when it was sent is used up.
     pub(crate) fn clear(&mut self, model: Option<&str>) {
         if self.entries.iter().any(|entry| entry.counts_for(model)) {
-            self.change(|entries| entries.retain(|entry| !entry.counts_for(model)));
+            let clear = Change::Clear(model.map(str::to_owned));
+            if self.change(|entries| clear.apply(entries)).is_none() {
+                clear.apply(&mut self.entries);
+                self.late.keep(clear, &self.path);
+            }
+        }
+    }
+
+    /// Writes what could not be written while another process held the file.
+    pub(crate) fn catch_up(&mut self) {
+        if !self.late.is_empty() {
+            self.change(|_| ());
         }
     }
 
@@ -219,15 +231,18 @@ impl Memory {
 
     /// Reads the file again if it has changed.
     fn refresh(&mut self) {
+        self.catch_up();
         let stamp = stamp(&self.path);
         if stamp == self.stamp {
             return;
         }
         self.stamp = stamp;
         self.entries = disk::open_to_read(&self.path).map(|file| read(&file)).unwrap_or_default();
+        self.late.iter().for_each(|change| change.apply(&mut self.entries));
     }
 
-    /// Applies `change` to the entries of all processes. Returns `None` if only this process knows of it.
+    /// Applies `change` to the entries of all processes, or of this one if the file cannot be used. Returns `None` if
+    /// another process holds it.
     fn change<T>(&mut self, change: impl FnOnce(&mut Vec<Exhausted>) -> T) -> Option<T> {
         let open = || -> Result<File> {
             files::make_directory(&self.directory)?;
@@ -235,23 +250,63 @@ impl Memory {
         };
         let file = match open() {
             Ok(file) => file,
-            Err(error) => {
-                log::warn!("only this process remembers reached limits: {error:#}");
-                return Some(change(&mut self.entries));
-            }
+            Err(error) => return Some(self.change_alone(&error, change)),
         };
-        if let Some(_lock) = lock(&file) {
-            let mut entries = read(&file);
-            let outcome = change(&mut entries);
-            if let Err(error) = write(&file, &entries) {
-                log::warn!("cannot write `{}`: {error:#}", self.path.display());
-            }
-            self.entries = entries;
-            self.stamp = stamp(&self.path);
-            return Some(outcome);
+        let _lock = match TryLock::take(&file).context("cannot lock the record of reached limits") {
+            Ok(lock) => lock?,
+            Err(error) => return Some(self.change_alone(&error, change)),
+        };
+        let mut entries = read(&file);
+        self.late.take().iter().for_each(|change| change.apply(&mut entries));
+        let outcome = change(&mut entries);
+        if let Err(error) = write(&file, &entries) {
+            log::warn!("cannot write `{}`: {error:#}", self.path.display());
         }
-        log::warn!("`{}` is held by another process", self.path.display());
-        None
+        self.entries = entries;
+        self.stamp = stamp(&self.path);
+        Some(outcome)
+    }
+
+    fn change_alone<T>(&mut self, why: &anyhow::Error, change: impl FnOnce(&mut Vec<Exhausted>) -> T) -> T {
+        log::warn!("only this process remembers reached limits: {why:#}");
+        self.late.take();
+        change(&mut self.entries)
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        if !self.late.is_empty() && insist(|| self.change(|_| ())).is_none() {
+            log::warn!("`{}` is held by another process", self.path.display());
+        }
+    }
+}
+
+/// Adds `entry`, or what it says to the one of the same limit. Returns what is known then, and whether it is new.
+fn add(entries: &mut Vec<Exhausted>, entry: &Exhausted) -> (Exhausted, bool) {
+    let now = entry.since;
+    entries.retain(|known| now < known.until.saturating_add(KEPT));
+    match entries.iter_mut().find(|known| known.is_same(entry)) {
+        Some(known) if now < known.until => {
+            // Already recorded by another request or attempt: keep its start.
+            known.until = entry.until.max(known.until.min(entry.resets_at.unwrap_or(known.until)));
+            known.resets_at = entry.resets_at.or(known.resets_at);
+            known.probe_at = known.probe_at.max(now + known.interval());
+            (known.clone(), false)
+        }
+        Some(known) => {
+            *known = entry.clone();
+            (entry.clone(), true)
+        }
+        None => {
+            if entries.len() >= MOST
+                && let Some(first) = (0..entries.len()).min_by_key(|&index| entries[index].until)
+            {
+                entries.swap_remove(first);
+            }
+            entries.push(entry.clone());
+            (entry.clone(), true)
+        }
     }
 }
 
@@ -265,24 +320,9 @@ pub(crate) fn exhausted(state: &Path, provider: &str, account: &str, now: System
 pub(crate) fn forget(state: &Path, provider: &str, account: &str) {
     let mut memory = Memory::open(state, provider, account);
     memory.refresh();
-    if !memory.entries.is_empty() {
-        memory.change(Vec::clear);
+    if !memory.entries.is_empty() && insist(|| memory.change(Vec::clear)).is_none() {
+        log::warn!("`{}` is held by another process", memory.path.display());
     }
-}
-
-/// Tries to take the lock for a few milliseconds; it is held for microseconds.
-fn lock(file: &File) -> Option<TryLock<'_>> {
-    for _ in 0..50 {
-        match TryLock::take(file) {
-            Ok(Some(lock)) => return Some(lock),
-            Ok(None) => std::thread::sleep(Duration::from_micros(200)),
-            Err(error) => {
-                log::warn!("cannot lock the record of reached limits: {error}");
-                return None;
-            }
-        }
-    }
-    None
 }
 
 fn read(mut file: &File) -> Vec<Exhausted> {
@@ -335,6 +375,34 @@ mod tests {
         assert_eq!(other.find(Some("m"), at(2)).map(|entry| entry.wait(at(2))), Some(Duration::from_secs(1)));
         assert_eq!(other.find(Some("other"), at(2)), None);
         assert_eq!(other.find(Some("m"), at(3)), None);
+    }
+
+    #[test]
+    fn what_is_told_while_the_file_is_held_counts_here_at_once_and_everywhere_once_it_is_free() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut one, mut other) = (memory(directory.path()), memory(directory.path()));
+        one.note(Cause::Day, Some("m"), None, Some(at(9000)), at(0));
+        let file = files::open_private(&one.path).unwrap();
+        let model = |memory: &mut Memory| memory.find(None, at(5)).map(|entry| entry.cause);
+        let held = TryLock::take(&file).unwrap().unwrap();
+        assert!(one.note(Cause::Week, None, None, Some(at(9000)), at(1)).1);
+        assert!(!one.note(Cause::Week, None, None, Some(at(9000)), at(2)).1, "it is known");
+        assert_eq!((model(&mut one), model(&mut other)), (Some(Cause::Week), None));
+        drop(held);
+        // The next look writes it.
+        assert_eq!((model(&mut one), model(&mut other)), (Some(Cause::Week), Some(Cause::Week)));
+        let held = TryLock::take(&file).unwrap().unwrap();
+        one.clear(Some("m"));
+        assert!(!one.has_any() && other.find(Some("m"), at(5)).is_some());
+        // What others wrote is read as well, and what is late still counts.
+        let more = Exhausted { model: Some("another".into()), ..other.entries[0].clone() };
+        write(&file, &[&other.entries[..], &[more]].concat()).unwrap();
+        let is_read = one.find(Some("another"), at(5)).is_some();
+        assert!(is_read || disk::LOCKS_KEEP_READERS_OUT);
+        assert_eq!((model(&mut one), one.find(Some("m"), at(5))), (None, None));
+        drop(held);
+        drop(one);
+        assert_eq!(other.find(Some("m"), at(5)), None, "written at the end");
     }
 
     #[test]

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 
+use super::busy::insist;
 use super::engine::{Decision, Demand, Grant, Left, RESERVED_FOR, Refused, Used};
 use super::key_state::{KeyFile, KeyState, day_of};
 use super::local::Rate;
 use super::window::Slot;
+use crate::error::Trouble;
 use crate::keys::{Directory, KeyRecord, Money, State, seconds};
 use crate::platform::system;
 
@@ -38,8 +40,17 @@ pub(crate) struct Files {
     /// Reservations of this process by key; it extends them while it runs.
     held: RefCell<BTreeMap<String, Vec<String>>>,
     extended: Cell<Instant>,
-    /// Requests that ended while another process held the key's file.
-    late: RefCell<Vec<(Grant, Option<Used>)>>,
+    /// Requests that ended while their key's file could not be changed, by key. The next change of the file records
+    /// them as well, such as that which admits a request: they are never more than were in flight.
+    late: RefCell<BTreeMap<String, Vec<Ended>>>,
+    trouble: Trouble,
+}
+
+/// A request that has ended.
+struct Ended {
+    grant: Grant,
+    /// `None` if it was never sent.
+    used: Option<Used>,
 }
 
 /// How long a gateway that stops waits for files held by others, to record its last counts.
@@ -49,13 +60,13 @@ impl Drop for Files {
     fn drop(&mut self) {
         let since = Instant::now();
         while !self.late.borrow().is_empty() && since.elapsed() < LAST_WAIT {
-            self.finish_late();
+            insist(|| {
+                self.finish_late();
+                self.late.borrow().is_empty().then_some(())
+            });
         }
-        for (grant, _) in self.late.borrow().iter() {
-            log::warn!(
-                "the usage of a request of key `{}` is not counted: another process holds its file",
-                grant.key.id
-            );
+        for (id, late) in self.late.borrow().iter() {
+            log::warn!("the usage of {} requests of key `{id}` is not counted: its file cannot be changed", late.len());
         }
     }
 }
@@ -70,6 +81,7 @@ impl Files {
             held: RefCell::default(),
             extended: Cell::new(Instant::now()),
             late: RefCell::default(),
+            trouble: Trouble::default(),
         })
     }
 
@@ -128,6 +140,7 @@ impl Files {
             Err(error) => return unavailable(&error),
         };
         let mut standing = file.read(&key, now);
+        self.apply_late(&mut standing, &key.id);
         let mut rate = account.map(RefCell::borrow_mut);
         let step = match &mut rate {
             None => place(&mut standing, None, &key, demand, waited, now),
@@ -149,6 +162,7 @@ impl Files {
                 }
                 return unavailable(&error);
             }
+            self.forget_late(&key.id);
             if !demand.repeats {
                 self.held.borrow_mut().entry(key.id.clone()).or_default().push(grant.id.clone());
             }
@@ -175,37 +189,59 @@ impl Files {
         if let Some(held) = self.held.borrow_mut().get_mut(&grant.key.id) {
             held.retain(|id| *id != grant.id);
         }
-        self.try_to_finish(grant.clone(), used);
-    }
-
-    fn finish_late(&self) {
-        let late = self.late.take();
-        for (grant, used) in late {
-            self.try_to_finish(grant, used);
+        if !self.record(&grant.key, Some((grant, used))) {
+            self.late.borrow_mut().entry(grant.key.id.clone()).or_default().push(Ended { grant: grant.clone(), used });
         }
     }
 
-    /// Tries for a few milliseconds; what cannot be recorded then is retried later.
-    fn try_to_finish(&self, grant: Grant, used: Option<Used>) {
+    fn finish_late(&self) {
+        let keys: Vec<Rc<KeyRecord>> =
+            self.late.borrow().values().filter_map(|late| Some(Rc::clone(&late.first()?.grant.key))).collect();
+        for key in &keys {
+            self.record(key, None);
+        }
+    }
+
+    /// Records how requests of a key ended, `ended` and those that are late, by one change of its file. Returns `false`
+    /// if it cannot be changed now.
+    fn record(&self, key: &Rc<KeyRecord>, ended: Option<(&Grant, Option<Used>)>) -> bool {
         let now = SystemTime::now();
         // Its own record, as of now: a period that was reset in the meantime no longer counts.
-        let key = self.look_up(&grant.key.id).unwrap_or_else(|| Rc::clone(&grant.key));
-        let changed = self.file(&key.id).and_then(|file| {
-            for _ in 0..50 {
-                if let Some(_lock) = file.lock()? {
-                    let mut standing = file.read(&key, now);
-                    apply(&mut standing, &grant, used);
-                    standing.sums.used_at = seconds(now);
-                    return file.write(&standing).map(|()| true);
-                }
-                std::thread::sleep(Duration::from_micros(200));
+        let key = self.look_up(&key.id).unwrap_or_else(|| Rc::clone(key));
+        let recorded = self.file(&key.id).and_then(|file| {
+            let Some(_lock) = file.lock()? else { return Ok(false) };
+            let mut standing = file.read(&key, now);
+            self.apply_late(&mut standing, &key.id);
+            if let Some((grant, used)) = ended {
+                apply(&mut standing, grant, used);
             }
-            Ok(false)
+            standing.sums.used_at = seconds(now);
+            file.write(&standing).map(|()| true)
         });
-        match changed {
-            Ok(true) => {}
-            Ok(false) => self.late.borrow_mut().push((grant, used)),
-            Err(error) => log::warn!("the usage of key `{}` is not counted: {error:#}", key.id),
+        match recorded {
+            Ok(true) => {
+                self.forget_late(&key.id);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                self.trouble.note(&format!("the usage of keys is recorded later: {error:#}"));
+                false
+            }
+        }
+    }
+
+    fn apply_late(&self, standing: &mut KeyState, id: &str) {
+        for Ended { grant, used } in self.late.borrow().get(id).into_iter().flatten() {
+            apply(standing, grant, *used);
+        }
+    }
+
+    /// What was late of a key is in its file.
+    fn forget_late(&self, id: &str) {
+        let mut late = self.late.borrow_mut();
+        if late.remove(id).is_some() && late.is_empty() {
+            self.trouble.end();
         }
     }
 
@@ -266,29 +302,14 @@ fn place(
     waited: Duration,
     now: SystemTime,
 ) -> Step {
-    let day = day_of(now);
-    let (requests, tokens) = KeyState::rules(key);
-    let limits = &key.limits;
-    let mut cost = demand.cost;
-    if !demand.repeats {
-        if requests.per_day.is_some_and(|most| standing.requests_of_day() >= most.into()) {
-            return refused(Refused::KeyDay { ends: day.ends }, standing.left());
-        }
-        if limits.tokens_per_day.is_some_and(|most| demand.tokens > 0 && standing.tokens_of_day() >= most) {
-            return refused(Refused::KeyDay { ends: day.ends }, standing.left());
-        }
-        if let Some(budget) = limits.budget.filter(|_| demand.cost > Money::default()) {
-            let left = budget.amount.minus(standing.sums.spent).minus(standing.reserved_money());
-            if left == Money::default() {
-                return refused(Refused::KeyBudget { ends: budget.period.ends(now) }, standing.left());
-            }
-            cost = cost.min(left);
-        }
-    }
+    let cost = match allowance(standing, key, demand, now) {
+        Ok(cost) => cost,
+        Err(reason) => return refused(reason, standing.left()),
+    };
     if let Some(Slot::DayOver { ends }) = account.as_mut().and_then(|account| account.refuse_for_day()) {
         return refused(Refused::AccountDay { ends }, standing.left());
     }
-    if !demand.repeats && limits.parallel.is_some_and(|most| standing.in_flight() >= most) {
+    if !demand.repeats && key.limits.parallel.is_some_and(|most| standing.in_flight() >= most) {
         return if waited + POLL > demand.longest_wait {
             refused(Refused::KeyParallel, standing.left())
         } else {
@@ -299,39 +320,13 @@ fn place(
     let count = if demand.repeats { 0 } else { u32::try_from(demand.tokens).unwrap_or(u32::MAX) };
     standing.requests.advance_to(clock);
     standing.tokens.advance_to(clock);
-    // The first time at which all windows have room. Each pass keeps the time or moves it later, so the loop ends.
-    let (mut at, mut by_account) = (clock, false);
-    loop {
-        let before = at;
-        let of_key = standing.requests.earliest(&requests, clock, at, 1);
-        let of_key = of_key.and_then(|at| standing.tokens.earliest(&tokens, clock, at, count));
-        let Some(of_key) = of_key else {
-            let wait = standing.left().minute_resets_in;
-            return refused(Refused::KeyRate { wait }, standing.left());
-        };
-        by_account &= of_key == at;
-        at = of_key;
-        if let Some(account) = &account {
-            match account.earliest(clock, at) {
-                Some(of_account) => {
-                    by_account |= of_account > at;
-                    at = of_account;
-                }
-                // Too far ahead for the short windows of this account: the slot is chosen closer to that time.
-                None if at > clock => {
-                    let wait = Duration::from_nanos(at - clock);
-                    if waited + wait > demand.longest_wait {
-                        return refused(Refused::KeyRate { wait }, standing.left());
-                    }
-                    return Step::Later(wait / 2 + POLL);
-                }
-                None => return refused(Refused::AccountRate { wait: account.horizon() }, standing.left()),
-            }
-        }
-        if at == before {
-            break;
-        }
-    }
+    let (at, by_account) = match first_turn(standing, account.as_deref(), key, clock, count) {
+        Turn::At { at, by_account } => (at, by_account),
+        // The slot is chosen closer to that time.
+        Turn::TooFarAhead { wait } if waited + wait <= demand.longest_wait => return Step::Later(wait / 2 + POLL),
+        Turn::TooFarAhead { wait } => return refused(Refused::KeyRate { wait }, standing.left()),
+        Turn::None(reason) => return refused(reason, standing.left()),
+    };
     let wait = Duration::from_nanos(at - clock);
     if waited + wait > demand.longest_wait && !wait.is_zero() {
         let reason = if by_account { Refused::AccountRate { wait } } else { Refused::KeyRate { wait } };
@@ -342,25 +337,105 @@ fn place(
         account.count_at(at);
         step_ends = step_ends.min(account.step_ends(at));
     }
-    let number = day.number();
-    standing.requests.count_at(at, 1, u32::from(!demand.repeats), number);
+    let grant = count_at(standing, key, demand, (at, count, cost), now);
+    let spread = if wait.is_zero() { Duration::ZERO } else { Duration::from_nanos(step_ends.saturating_sub(at)) };
+    Step::Decided(Decision::Go { wait, spread, grant, left: standing.left() })
+}
+
+/// What may be reserved of the key's budget, or which limit of its day or period is used up.
+fn allowance(standing: &mut KeyState, key: &KeyRecord, demand: &Demand, now: SystemTime) -> Result<Money, Refused> {
+    let limits = &key.limits;
+    if demand.repeats {
+        return Ok(demand.cost);
+    }
+    let requests_over = limits.requests_per_day.is_some_and(|most| standing.requests_of_day() >= most.into());
+    let tokens_over = limits.tokens_per_day.is_some_and(|most| demand.tokens > 0 && standing.tokens_of_day() >= most);
+    if requests_over || tokens_over {
+        return Err(Refused::KeyDay { ends: day_of(now).ends });
+    }
+    let Some(budget) = limits.budget.filter(|_| demand.cost > Money::default()) else { return Ok(demand.cost) };
+    let left = budget.amount.minus(standing.sums.spent).minus(standing.reserved_money());
+    if left == Money::default() {
+        return Err(Refused::KeyBudget { ends: budget.period.ends(now) });
+    }
+    Ok(demand.cost.min(left))
+}
+
+/// When a request has its turn.
+enum Turn {
+    /// `by_account`: whether the account's windows have it wait longest.
+    At {
+        at: u64,
+        by_account: bool,
+    },
+    /// The key's turn is too far ahead for the short windows of this account.
+    TooFarAhead {
+        wait: Duration,
+    },
+    None(Refused),
+}
+
+/// The first time at which all windows have room.
+fn first_turn(
+    standing: &mut KeyState,
+    account: Option<&super::local::Account<'_>>,
+    key: &KeyRecord,
+    clock: u64,
+    count: u32,
+) -> Turn {
+    let (requests, tokens) = KeyState::rules(key);
+    // Each pass keeps the time or moves it later, so the loop ends.
+    let (mut at, mut by_account) = (clock, false);
+    loop {
+        let before = at;
+        let of_key = standing.requests.earliest(&requests, clock, at, 1);
+        let of_key = of_key.and_then(|at| standing.tokens.earliest(&tokens, clock, at, count));
+        let Some(of_key) = of_key else {
+            return Turn::None(Refused::KeyRate { wait: standing.left().minute_resets_in });
+        };
+        by_account &= of_key == at;
+        at = of_key;
+        if let Some(account) = account {
+            match account.earliest(clock, at) {
+                Some(of_account) => {
+                    by_account |= of_account > at;
+                    at = of_account;
+                }
+                None if at > clock => return Turn::TooFarAhead { wait: Duration::from_nanos(at - clock) },
+                None => return Turn::None(Refused::AccountRate { wait: account.horizon() }),
+            }
+        }
+        if at == before {
+            return Turn::At { at, by_account };
+        }
+    }
+}
+
+/// Counts the request in the key's windows, and reserves what it may use.
+fn count_at(
+    standing: &mut KeyState,
+    key: &Rc<KeyRecord>,
+    demand: &Demand,
+    (at, tokens, cost): (u64, u32, Money),
+    now: SystemTime,
+) -> Grant {
+    let day = day_of(now).number();
+    standing.requests.count_at(at, 1, u32::from(!demand.repeats), day);
     let id = uuid::Uuid::new_v4().simple().to_string();
     if !demand.repeats {
-        standing.tokens.count_at(at, count, 0, number);
+        standing.tokens.count_at(at, tokens, 0, day);
         standing.reserve(&id, demand.tokens, cost);
         standing.sums.used_at = seconds(now);
     }
-    let grant = Grant {
+    Grant {
         id,
         key: Rc::clone(key),
         at,
-        day: number,
+        day,
         period: key.spending_period(now),
-        tokens: count.into(),
+        tokens: tokens.into(),
         repeats: demand.repeats,
-    };
-    let spread = if wait.is_zero() { Duration::ZERO } else { Duration::from_nanos(step_ends.saturating_sub(at)) };
-    Step::Decided(Decision::Go { wait, spread, grant, left: standing.left() })
+    }
 }
 
 #[cfg(test)]
@@ -549,6 +624,50 @@ mod tests {
         drop(files);
         let (left, _) = super::super::key_standing(directory.path(), &key, SystemTime::now());
         assert_eq!((left.spent, left.parallel), (Money(18), 0));
+    }
+
+    #[test]
+    fn what_ended_while_the_file_was_held_is_recorded_with_the_next_request_of_its_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.budget = "1 USD/month".parse().ok());
+        let grants: Vec<Grant> = (0..200).map(|_| granted(&files, &demand(&key, 1, 5), None)).collect();
+        let other = KeyFile::open(directory.path(), &key.id).unwrap();
+        let held = other.lock().unwrap().unwrap();
+        let began = Instant::now();
+        let (given_back, settled) = grants.split_at(50);
+        for grant in given_back {
+            files.give_back(grant, None);
+        }
+        for grant in settled {
+            files.settle(grant, Used { tokens: 2, cost: Money(7) });
+        }
+        files.tend();
+        // A single wait for the file would take longer than all of them.
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        drop(held);
+        drop(granted(&files, &demand(&key, 0, 0), None));
+        let counts = |left: Left| (left.spent, left.parallel, left.requests_of_day, left.tokens_of_day);
+        let all = (Money(7 * 150), 1, 151, 300);
+        assert_eq!(counts(files.left(&key)), all);
+        files.tend();
+        assert_eq!(counts(files.left(&key)), all, "recorded once");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_recorded_once_it_can() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |key| key.limits.budget = "1 USD/month".parse().ok());
+        let [first, second] = [(); 2].map(|()| granted(&files, &demand(&key, 0, 5), None));
+        let writable = files.file(&key.id).unwrap();
+        let exchange = |file| files.open.borrow_mut().insert(key.id.clone(), file);
+        exchange(Rc::new(KeyFile::open_to_read(directory.path(), &key.id).unwrap()));
+        files.settle(&first, Used { tokens: 0, cost: Money(7) });
+        files.tend();
+        assert_eq!(refused_for(&files, &demand(&key, 0, 5)), Refused::Unavailable);
+        exchange(writable);
+        assert_eq!(files.left(&key).spent, Money(0));
+        files.settle(&second, Used { tokens: 0, cost: Money(11) });
+        assert_eq!((files.left(&key).spent, files.left(&key).parallel), (Money(18), 0));
     }
 
     #[test]

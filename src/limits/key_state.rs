@@ -278,6 +278,15 @@ pub(crate) fn key_standing(state: &Path, key: &KeyRecord, now: SystemTime) -> (L
 }
 
 #[cfg(test)]
+impl KeyFile {
+    /// One that cannot be written.
+    pub(super) fn open_to_read(state: &Path, id: &str) -> Result<Self> {
+        let path = StateDirectory::Keys.below(state).join(id);
+        Ok(Self { file: disk::open_to_read(&path)?, path, boot: boot() })
+    }
+}
+
+#[cfg(test)]
 impl KeyState {
     /// The requests in flight, and when the reservation of each ends.
     pub(super) fn reserved_until(&mut self) -> impl Iterator<Item = (&str, &mut u64)> {

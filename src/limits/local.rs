@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
+use super::busy::{Late, insist};
 use super::day::Day;
 use super::window::{DayState, LENGTH, Lease, Rule, STEPS, Slot, WindowRecord, step_length};
 use crate::error::Trouble;
@@ -45,6 +46,8 @@ struct Counters {
     file: Option<File>,
     /// As it was read or written last. Counted alone if the file cannot be used.
     record: WindowRecord,
+    /// Slots that are free again, by step and day.
+    late: Late<(u64, i32)>,
     trouble: Trouble,
 }
 
@@ -56,7 +59,12 @@ impl Rate {
         let file = open(state, &path).map_err(|error| trouble.note(&format!("{ALONE}: {error:#}"))).ok();
         let record = WindowRecord::new(boot(), step_length(rule.window));
         let today = rule.zone.day_of(SystemTime::now());
-        Self { rule, counters: Counters { path, file, record, trouble }, lease: Lease::default(), today }
+        Self {
+            rule,
+            counters: Counters { path, file, record, late: Late::default(), trouble },
+            lease: Lease::default(),
+            today,
+        }
     }
 
     pub(crate) fn rule(&self) -> &Rule {
@@ -95,7 +103,17 @@ impl Rate {
 
     /// Releases the slot of a request that was not sent. `day`: the number of that for which it was counted.
     pub(crate) fn give_back(&mut self, step: u64, day: i32) {
-        self.counters.change_soon(|record| record.give_back(step, 1, day));
+        let counters = &mut self.counters;
+        if counters.change(false, |record| record.give_back(step, 1, day)).is_none() {
+            counters.late.keep((step, day), &counters.path);
+        }
+    }
+
+    /// Releases the slots that could not be released while another process held the file.
+    pub(crate) fn catch_up(&mut self) {
+        if !self.counters.late.is_empty() {
+            self.counters.change(false, |_| ());
+        }
     }
 
     /// The same by the monotonic clock, in nanoseconds.
@@ -143,20 +161,9 @@ impl Rate {
 }
 
 impl Counters {
-    /// For calls that cannot be repeated later: tries for some milliseconds.
-    fn change_soon(&mut self, change: impl Fn(&mut WindowRecord)) {
-        for _ in 0..50 {
-            if self.change(false, &change).is_some() {
-                return;
-            }
-            std::thread::sleep(Duration::from_micros(100));
-        }
-        log::warn!("`{}` is held by another process", self.path.display());
-    }
-
     /// Applies `change` to the record under the lock. Returns `None` if another process holds it.
     fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut WindowRecord) -> T) -> Option<T> {
-        let Self { path, file, record, trouble } = self;
+        let Self { path, file, record, late, trouble } = self;
         let lock = match file.as_ref().filter(|_| !alone).map(TryLock::take).transpose() {
             Ok(Some(lock)) => Some(lock?),
             Ok(None) => None,
@@ -171,6 +178,7 @@ impl Counters {
             return Some(change(record));
         };
         record.refresh(file);
+        late.take().into_iter().for_each(|(step, day)| record.give_back(step, 1, day));
         let outcome = change(record);
         let written = record.write(file);
         drop(lock);
@@ -179,6 +187,14 @@ impl Counters {
             Err(error) => trouble.note(&format!("{ALONE}: cannot write `{}`: {error}", path.display())),
         }
         Some(outcome)
+    }
+}
+
+impl Drop for Counters {
+    fn drop(&mut self) {
+        if !self.late.is_empty() && insist(|| self.change(false, |_| ())).is_none() {
+            log::warn!("`{}` is held by another process", self.path.display());
+        }
     }
 }
 
@@ -318,6 +334,41 @@ mod tests {
         let mut rate = Rate::open(directory.path(), "p", "key", rule());
         let today = rate.day(SystemTime::now());
         assert_eq!([today.ends, today.begins].map(|at| rate.day(at).number() - today.number()), [1, 0]);
+    }
+
+    #[test]
+    fn a_slot_that_is_given_back_while_the_file_is_held_is_free_once_it_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let counted = || standing(directory.path(), "p", "key", &rule(), SystemTime::now());
+        // One slot at a time.
+        let rule = Rule { per_window: Some(60), ..rule() };
+        let mut rate = Rate::open(directory.path(), "p", "key", rule);
+        let now = SystemTime::now();
+        let day = rate.day(now).number();
+        let take = |rate: &mut Rate| match rate.take(now, false) {
+            Reservation::Decided(Slot::Now { step }) => step,
+            _ => panic!("there is space"),
+        };
+        let [first, second, third] = [(); 3].map(|()| take(&mut rate));
+        let file = files::open_private(&path(directory.path())).unwrap();
+        let held = TryLock::take(&file).unwrap().unwrap();
+        rate.give_back(first, day);
+        drop(held);
+        assert_eq!(counted().1.count, 3);
+        rate.catch_up();
+        assert_eq!((counted().0, counted().1.count), (2, 2));
+        rate.catch_up();
+        let held = TryLock::take(&file).unwrap().unwrap();
+        rate.give_back(second, day);
+        drop(held);
+        // The next change makes it as well, and the end of the process.
+        take(&mut rate);
+        assert_eq!(counted().1.count, 2);
+        let held = TryLock::take(&file).unwrap().unwrap();
+        rate.give_back(third, day);
+        drop(held);
+        drop(rate);
+        assert_eq!((counted().0, counted().1.count), (1, 1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //! day.rs         when a provider's day begins and ends
 //! window.rs      windows, bursts and days over counted requests
+//! busy.rs        what is done while another process holds a file of counters
 //! local.rs       the same over all processes of this machine: a small file under a kernel lock
 //! engine.rs      one decision for one request of a key: its limits and the account's together
 //! files.rs       that decision on this machine: keys.json and files of counters
@@ -17,6 +18,7 @@
 //! Rule: one `pwrite` makes a change; nothing is flushed to disk or waited for, and what cannot be written costs a figure,
 //! never a request.
 
+mod busy;
 mod day;
 pub(crate) mod engine;
 mod exhausted;
@@ -34,6 +36,7 @@ pub(crate) mod without_shared;
 #[cfg(not(feature = "team"))]
 pub(crate) use self::without_shared as shared;
 
+pub(crate) use busy::{BUSY, pause};
 pub(crate) use day::{Day, Zone, week_end};
 pub(crate) use engine::{AccountWindows, Decision, Demand, Engine, Grant, Left, Refused, Used};
 pub(crate) use exhausted::{Exhausted, Memory, exhausted, forget};

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 
+use super::busy::{Late, insist};
 use super::day::week_end;
 use super::local::{ALONE, file_name};
 use crate::error::Trouble;
@@ -69,6 +70,8 @@ pub(crate) struct Quotas {
     file: Option<File>,
     /// Counts in this process only, if the file is not available.
     own: Record,
+    /// When slots were taken that are free again.
+    late: Late<SystemTime>,
     trouble: Trouble,
 }
 
@@ -140,7 +143,7 @@ impl Quotas {
         let trouble = Trouble::default();
         let warn = |error| trouble.note(&format!("{ALONE}: {error:#}"));
         let file = if quotas.is_empty() { None } else { open().map_err(warn).ok() };
-        Self { figures: quotas, refuses, path, file, own: Record::default(), trouble }
+        Self { figures: quotas, refuses, path, file, own: Record::default(), late: Late::default(), trouble }
     }
 
     pub(crate) fn are_none(&self) -> bool {
@@ -167,14 +170,17 @@ impl Quotas {
     /// Releases the slot of a request that was not sent. `taken`: when it was taken.
     pub(crate) fn give_back(&mut self, taken: SystemTime) {
         let quotas = self.figures.clone();
-        for _ in 0..50 {
-            let given = self.change(false, |record| quotas.iter().for_each(|quota| record.give_back(quota, taken)));
-            if given.is_some() {
-                return;
-            }
-            std::thread::sleep(Duration::from_micros(100));
+        let given = self.change(false, |record| quotas.iter().for_each(|quota| record.give_back(quota, taken)));
+        if given.is_none() {
+            self.late.keep(taken, &self.path);
         }
-        log::warn!("`{}` is held by another process", self.path.display());
+    }
+
+    /// Releases the slots that could not be released while another process held the file.
+    pub(crate) fn catch_up(&mut self) {
+        if !self.late.is_empty() {
+            self.change(false, |_| ());
+        }
     }
 
     /// Applies `change` to the record under the lock. Returns `None` if another process holds the lock.
@@ -188,6 +194,9 @@ impl Quotas {
             }
         };
         let mut record = Record::read(file);
+        for taken in self.late.take() {
+            self.figures.iter().for_each(|quota| record.give_back(quota, taken));
+        }
         let outcome = change(&mut record);
         let written = disk::write_all_at(file, &record.to_bytes(), 0);
         drop(lock);
@@ -196,6 +205,14 @@ impl Quotas {
             Err(error) => self.trouble.note(&format!("{ALONE}: cannot write `{}`: {error}", self.path.display())),
         }
         Some(outcome)
+    }
+}
+
+impl Drop for Quotas {
+    fn drop(&mut self) {
+        if !self.late.is_empty() && insist(|| self.change(false, |_| ())).is_none() {
+            log::warn!("`{}` is held by another process", self.path.display());
+        }
     }
 }
 
@@ -390,6 +407,32 @@ mod tests {
         );
         assert_eq!(taken(&mut quotas, at(0), 9), 3);
         assert_eq!(taken(&mut quotas, at(6 * HOUR), 9), 2);
+    }
+
+    #[test]
+    fn a_slot_that_is_given_back_while_the_file_is_held_is_free_once_it_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let week = quota(Cause::Week, 3);
+        let mut quotas = open(directory.path(), std::slice::from_ref(&week));
+        let counted = || used(directory.path(), "p", "account", &week, at(0)).0;
+        assert_eq!(taken(&mut quotas, at(0), 3), 3);
+        let file = files::open_private(&path_of(directory.path(), "p", "account")).unwrap();
+        let give_back_while_held = |quotas: &mut Quotas| {
+            let held = TryLock::take(&file).unwrap().unwrap();
+            quotas.give_back(at(0));
+            drop(held);
+        };
+        give_back_while_held(&mut quotas);
+        assert_eq!(counted(), 3);
+        quotas.catch_up();
+        quotas.catch_up();
+        assert_eq!(counted(), 2);
+        give_back_while_held(&mut quotas);
+        // The next change makes it as well, and the end of the process.
+        assert_eq!((taken(&mut quotas, at(0), 1), counted()), (1, 2));
+        give_back_while_held(&mut quotas);
+        drop(quotas);
+        assert_eq!(counted(), 1);
     }
 
     proptest! {
