@@ -110,7 +110,10 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
         .map_err(|error| anyhow::Error::from(processes::cannot_start(&args.command[0], &error)))
         .and_then(|mut child| supervisor.wait_as_one_job(&mut child));
     drop(quiet);
-    gateway.stop()?;
+    // From here on the exit code is that of the program.
+    if let Err(error) = gateway.stop() {
+        note(&format!("warning: the gateway has failed: {error:#}"));
+    }
     drop(support);
     Ok(supervisor.end_as(ended?))
 }

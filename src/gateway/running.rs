@@ -65,10 +65,17 @@ pub(crate) struct Background {
 }
 
 impl Background {
+    /// Returns once the gateway serves.
+    ///
+    /// Errors: it cannot be opened, for example for its log or too few descriptors.
     pub(crate) fn start(listener: Listener, key: Secret, served: Served, options: GatewayOptions) -> Result<Self> {
         let (stop, stopped) = oneshot::channel::<()>();
+        let (open, opened) = oneshot::channel();
         let serve = move || {
-            let begin = || Ok(());
+            let begin = || {
+                let _ = open.send(());
+                Ok(())
+            };
             run(listener, key, served, options, begin, |gateway, listener, ()| async move {
                 let stopped = RefCell::new(Some(stopped));
                 let ends = || {
@@ -85,7 +92,12 @@ impl Background {
             })
         };
         let thread = std::thread::Builder::new().name("gateway".to_owned()).spawn(serve)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        let background = Self { stop: Some(stop), thread: Some(thread) };
+        if opened.blocking_recv().is_err() {
+            background.stop()?;
+            anyhow::bail!("cannot start the gateway");
+        }
+        Ok(background)
     }
 
     /// Stops it; a renewal in progress is finished, and the counts are written.
