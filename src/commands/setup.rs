@@ -100,6 +100,13 @@ fn as_place(place: &str) -> String {
 
 fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, applied: &Applied) {
     let file = tool.file(paths).map(|file| file.display().to_string()).unwrap_or_default();
+    if let Some((lines, kept)) = &applied.edits {
+        terminal::say(&lines.join("\n"));
+        note(&format!(
+            "warning: your edits of what qwenauth writes were replaced (above: - as written, + as edited); `{}` keeps them",
+            kept.display()
+        ));
+    }
     let done = if applied.changed { "uses" } else { "already uses" };
     let what = match &args.gateway_url {
         Some(_) => format!("the gateway at `{}`", access.base_url),

@@ -11,7 +11,7 @@ use super::document::ConfigDocument;
 use super::record::{self, Restored, SetupRecord, Written, digest};
 use super::{Access, Companion, Plan, Tool, removal, target};
 use crate::error::{Failed, Failure};
-use crate::platform::files::{PendingFile, Privacy};
+use crate::platform::files::{self, PendingFile, Privacy};
 
 /// The outcome of a merge.
 pub(crate) struct Applied {
@@ -20,6 +20,8 @@ pub(crate) struct Applied {
     pub(crate) aside: Vec<String>,
     /// What the user has to know of single directories.
     pub(crate) notes: Vec<String>,
+    /// What someone had edited of what an earlier run wrote, as the lines that differ, and the file that keeps that version.
+    pub(crate) edits: Option<(Vec<String>, PathBuf)>,
 }
 
 /// The content that a merge would write.
@@ -28,6 +30,8 @@ struct Next {
     record: SetupRecord,
     /// The version before, to be kept.
     backup: Option<String>,
+    /// What is lost of edits in that version, as the lines that differ.
+    edits: Vec<String>,
 }
 
 impl Plan {
@@ -40,14 +44,21 @@ impl Plan {
         };
         let current = target::read(&self.file)?;
         let mut next = self.merge(old.as_ref(), current.as_deref())?;
-        let mut applied = Applied { changed: false, aside: next.record.aside(), notes: self.check(&next.text)? };
+        let kept = (!next.edits.is_empty()).then(|| target::kept(&self.file)).transpose()?;
+        let mut applied =
+            Applied { changed: false, aside: next.record.aside(), notes: self.check(&next.text)?, edits: None };
         next.record.profile.clone_from(&access.profile);
         next.record.base_url.clone_from(&access.base_url);
         let companions = self.companions(old.as_ref())?;
         next.record.companions = companions.iter().map(|(companion, _)| companion.noted()).collect();
+        let (left, edited) = self.left(old.as_ref())?;
+        for companion in edited {
+            applied.notes.push(format!("`{}` has been edited and was kept", companion.file.display()));
+            next.record.companions.push(companion);
+        }
         let due: Vec<&Companion> = companions.iter().filter(|(_, due)| *due).map(|(companion, _)| *companion).collect();
         let is_same = current.as_deref() == Some(next.text.as_str());
-        if is_same && due.is_empty() && old.is_some() {
+        if is_same && due.is_empty() && left.is_empty() && old.is_some() {
             return Ok(applied);
         }
         target::check_writable(&self.file)?;
@@ -56,19 +67,33 @@ impl Plan {
             target::check_writable(&companion.file)?;
             missing.extend(target::missing(&companion.file)?);
         }
+        if let Some(old) = old.as_ref().filter(|_| !left.is_empty()) {
+            old.check_paths(state, tool.name)?;
+            left.iter().try_for_each(|file| target::check_writable(file))?;
+        }
         next.record.made = old.map(|old| old.made).unwrap_or_default();
         for path in &missing {
             if !next.record.made.contains(path) {
                 next.record.made.push(path.clone());
             }
         }
-        self.write(&next, &due, state, tool.name).inspect_err(|_| target::remove_empty(&missing))?;
+        self.write(&next, kept.as_deref(), (&due, &left), (state, tool))
+            .inspect_err(|_| target::remove_empty(&missing))?;
         applied.changed = true;
+        applied.edits = kept.map(|kept| (next.edits, kept));
         Ok(applied)
     }
 
-    /// Space is reserved for the tool's file first, which removes files named like its backup; it is written last.
-    fn write(&self, next: &Next, due: &[&Companion], state: &Path, tool: &str) -> Result<()> {
+    /// Space is reserved for the tool's file first, which removes files named like its backup; it is written last. `kept`: for
+    /// the version before, if someone has edited it. `left`: removed before anything is written, so that what is not
+    /// removed is still recorded.
+    fn write(
+        &self,
+        next: &Next,
+        kept: Option<&Path>,
+        (due, left): (&[&Companion], &[PathBuf]),
+        (state, tool): (&Path, &Tool),
+    ) -> Result<()> {
         let record = next.record.to_bytes()?;
         let mut writings: Vec<(PathBuf, &[u8], Privacy)> = Vec::new();
         writings.push((self.file.clone(), next.text.as_bytes(), Privacy::Open));
@@ -77,11 +102,15 @@ impl Plan {
         }
         if let Some(before) = &next.backup {
             writings.push((target::backup(&self.file)?, before.as_bytes(), Privacy::Private));
+            writings.extend(kept.map(|kept| (kept.to_owned(), before.as_bytes(), Privacy::Private)));
         }
-        writings.push((record::path(state, tool), &record, Privacy::Private));
+        writings.push((record::path(state, tool.name), &record, Privacy::Private));
         let mut pending = Vec::new();
         for (path, bytes, privacy) in writings {
             pending.push((PendingFile::reserve(&path, bytes.len(), privacy)?, bytes));
+        }
+        for file in left {
+            files::remove(file, Privacy::Open)?;
         }
         pending.into_iter().rev().try_for_each(|(file, bytes)| file.write(bytes))
     }
@@ -91,13 +120,23 @@ impl Plan {
         let mut base = current.map(str::to_owned);
         let mut backup = base.clone();
         let mut clean = true;
+        let mut unchanged: Vec<&Written> = Vec::new();
+        let mut edits = Vec::new();
         if let Some(old) = old {
             match old.restored(current)? {
                 // Only our own versions followed the backup, so it is still valid.
                 Restored::Exactly(text) => (base, backup) = (text, None),
                 Restored::Edited => {
                     let mut document = ConfigDocument::parse(current.unwrap_or_default(), self.syntax, &self.file)?;
-                    for entry in old.entries.iter().rev() {
+                    // What would be written again stays, with the comments in it.
+                    let is_there = |entry: &&Written| {
+                        let planned = self.entries.iter().find(|(place, _)| *place == entry.place);
+                        planned.is_some_and(|(place, value)| document.get(place).as_ref() == Some(value))
+                    };
+                    let (same, others) = old.entries.iter().partition::<Vec<_>, _>(is_there);
+                    unchanged = same;
+                    edits = others.iter().flat_map(|entry| entry.edits(&document)).collect();
+                    for entry in others.iter().rev() {
                         entry.undo(&mut document)?;
                     }
                     base = Some(document.to_text());
@@ -108,6 +147,10 @@ impl Plan {
         let mut document = ConfigDocument::parse(base.as_deref().unwrap_or_default(), self.syntax, &self.file)?;
         let mut entries = Vec::new();
         for (place, value) in &self.entries {
+            if let Some(old) = unchanged.iter().find(|old| old.place == *place) {
+                entries.push(Written { value: value.clone(), ..Written::clone(old) });
+                continue;
+            }
             let (before, depth) = (document.get(place), document.depth(place));
             document.set(place, value).with_context(|| format!("cannot edit `{}`", self.file.display()))?;
             entries.push(Written { place: place.clone(), value: value.clone(), before, depth });
@@ -124,7 +167,24 @@ impl Plan {
             companions: Vec::new(),
             made: Vec::new(),
         };
-        Ok(Next { text, record, backup })
+        Ok(Next { text, record, backup, edits })
+    }
+
+    /// The companions of an earlier run that are none of this plan: the files as they were written, to be removed, and those
+    /// that someone has edited.
+    fn left(&self, old: Option<&SetupRecord>) -> Result<(Vec<PathBuf>, Vec<record::Companion>)> {
+        let (mut left, mut edited) = (Vec::new(), Vec::new());
+        for old in old.iter().flat_map(|old| &old.companions) {
+            if self.companions.iter().any(|companion| companion.file == old.file) {
+                continue;
+            }
+            match target::read(&old.file)? {
+                Some(found) if digest(found.as_bytes()) == old.written => left.push(old.file.clone()),
+                Some(_) => edited.push(old.clone()),
+                None => {}
+            }
+        }
+        Ok((left, edited))
     }
 
     /// The companions that are ours, each with whether it has to be written.

@@ -83,7 +83,7 @@ fn companion_edits(record: &SetupRecord) -> Result<Vec<String>> {
 
 impl Written {
     /// The lines in which the current values differ from what was written; none if nothing was edited.
-    fn edits(&self, document: &ConfigDocument) -> Vec<String> {
+    pub(super) fn edits(&self, document: &ConfigDocument) -> Vec<String> {
         let now = document.get(&self.place);
         if now.as_ref() == Some(&self.value) || now == self.before || now.is_none() {
             return Vec::new();

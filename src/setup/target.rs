@@ -28,6 +28,19 @@ pub(super) fn backup(file: &Path) -> Result<PathBuf> {
     Ok(target.with_file_name(format!("{name}.{BACKUP}")))
 }
 
+/// A new file next to the backup, for a version that someone has edited; nothing removes it.
+pub(super) fn kept(file: &Path) -> Result<PathBuf> {
+    let backup = backup(file)?;
+    let mut number = 1;
+    loop {
+        let kept = backup.with_extension(format!("qwenauth-edited-{number}"));
+        if fs::symlink_metadata(&kept).is_err() {
+            return Ok(kept);
+        }
+        number += 1;
+    }
+}
+
 pub(super) fn read(file: &Path) -> Result<Option<String>> {
     let refused = |why: &str| Failed::new(Failure::Other, format!("cannot edit `{}`: {why}", file.display()));
     match files::read(file, Privacy::Open)? {

@@ -284,6 +284,62 @@ fn a_block_edited_by_hand_is_shown_and_kept_unless_forced() {
 }
 
 #[test]
+fn edits_that_another_set_up_replaces_are_shown_and_kept() {
+    let file = ".codex/config.toml";
+    let machine = Machine::new().at_home();
+    machine.sets_up("codex");
+    let edited = machine.text(file).replace("timeout_ms = ", "timeout_ms = 5 # slow disk, was ");
+    assert!(edited.contains("slow disk"), "{edited}");
+    let machine = machine.with(file, &edited);
+    let outcome = machine.run(["setup", "codex"]).exits(0).any_stderr();
+    let kept = ".codex/config.toml.qwenauth-edited-1";
+    assert!(
+        outcome.stderr.contains("+") && outcome.stderr.contains(&format!("`{{home}}/{kept}` keeps them")),
+        "{outcome}"
+    );
+    assert!(!machine.text(file).contains("slow disk"));
+    assert_eq!((machine.text(kept), mode(&machine.home().join(kept))), (edited.clone(), 0o600));
+    // A second version has a name of its own, and neither goes.
+    let machine = machine.with(file, &edited);
+    machine.run(["setup", "codex"]).exits(0).any_stderr();
+    machine.removes("codex");
+    let kept = |path: &&PathBuf| path.to_string_lossy().contains(".qwenauth-edited-");
+    assert_eq!(machine.paths().iter().filter(kept).count(), 2);
+}
+
+#[test]
+fn comments_in_what_another_set_up_would_write_again_stay() {
+    let file = ".codex/config.toml";
+    let machine = Machine::new().at_home();
+    machine.sets_up("codex");
+    let commented = machine.text(file).replace("[model_providers.qwenauth]", "[model_providers.qwenauth] # mine");
+    assert!(commented.contains("# mine"), "{commented}");
+    let machine = machine.with(file, &commented);
+    machine.run(["setup", "codex"]).exits(0).any_stderr();
+    assert_eq!(machine.text(file), commented);
+}
+
+#[test]
+fn the_plugin_goes_with_a_set_up_that_needs_none() {
+    let plugin = ".config/opencode/plugin/qwenauth.js";
+    let machine = Machine::new().at_home();
+    machine.sets_up("opencode");
+    assert!(machine.home().join(plugin).exists());
+    machine.run(["setup", "opencode", "--gateway"]).exits(0).any_stderr();
+    assert!(!machine.home().join(plugin).exists() && !machine.home().join(".config/opencode/.npmrc").exists());
+    machine.removes("opencode");
+    let machine = Machine::new().at_home();
+    machine.sets_up("opencode");
+    let edited = machine.text(plugin) + "// mine\n";
+    let machine = machine.with(plugin, &edited);
+    let outcome = machine.run(["setup", "opencode", "--gateway"]).exits(0).any_stderr();
+    assert!(outcome.stderr.contains("qwenauth.js` has been edited and was kept"), "{outcome}");
+    let outcome = machine.run(["setup", "opencode", "--remove"]).exits(1).any_stderr();
+    assert!(outcome.stderr.contains("qwenauth.js` has been edited"), "{outcome}");
+    assert_eq!(machine.text(plugin), edited);
+}
+
+#[test]
 fn a_key_written_into_our_block_by_hand_is_not_shown() {
     let file = ".config/opencode/opencode.json";
     let machine = Machine::new().at_home();
