@@ -6,7 +6,7 @@
 //! 1.18.33). Ours needs no library, so npm is configured to give up at once. With a gateway there is no plugin and no wait.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use serde_json::{Map, Value, json};
@@ -133,9 +133,8 @@ pub(super) fn content(values: &Values, named: Option<&str>, theirs: Option<&OsSt
     let mut config = match theirs {
         None => json!({}),
         Some(theirs) => {
-            ConfigDocument::parse(&theirs.to_string_lossy(), Syntax::Json, Path::new("OPENCODE_CONFIG_CONTENT"))?
-                .to_value()
-                .unwrap_or_else(|| json!({}))
+            let theirs = ConfigDocument::of_variable(&theirs.to_string_lossy(), "OPENCODE_CONFIG_CONTENT")?;
+            theirs.to_value().unwrap_or_else(|| json!({}))
         }
     };
     let own = named.and_then(|named| named.strip_prefix("qwenauth/"));
@@ -182,6 +181,8 @@ fn entry(model: &Model) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -66,6 +66,16 @@ impl ConfigDocument {
     ///
     /// Errors: the line and column of what does not parse.
     pub(crate) fn parse(text: &str, syntax: Syntax, path: &Path) -> Result<Self> {
+        let hint = "fix that line, or paste what `--print` shows; the file was not changed";
+        Self::parse_of(text, syntax, &path.display().to_string(), hint)
+    }
+
+    /// The same for JSON in the environment variable `name`.
+    pub(crate) fn of_variable(text: &str, name: &str) -> Result<Self> {
+        Self::parse_of(text, Syntax::Json, name, "correct the value of that variable, or unset it")
+    }
+
+    fn parse_of(text: &str, syntax: Syntax, name: &str, hint: &str) -> Result<Self> {
         let has_mark = text.starts_with(MARK);
         let text = text.trim_start_matches(MARK);
         let parsed = match syntax {
@@ -73,9 +83,9 @@ impl ConfigDocument {
             Syntax::Toml => toml::parse(text).map(Tree::Toml),
         };
         parsed.map(|tree| Self { tree, has_mark, read: text.to_owned() }).or_else(|NotParsed { line, column, why }| {
-            let place = format!("`{}`, line {line}, column {column}", path.display());
+            let place = format!("`{name}`, line {line}, column {column}");
             Failed::new(Failure::Other, format!("{place}: {}", printable(&why.trim().replace('\n', ", "))))
-                .hint("fix that line, or paste what `--print` shows; the file was not changed")
+                .hint(hint)
                 .err()
         })
     }
@@ -199,6 +209,14 @@ mod tests {
 
     fn parse(text: &str, syntax: Syntax) -> ConfigDocument {
         ConfigDocument::parse(text, syntax, Path::new("f")).unwrap()
+    }
+
+    #[test]
+    fn a_variable_that_does_not_parse_is_named_without_a_file() {
+        let error = ConfigDocument::of_variable("{bad", "OPENCODE_CONFIG_CONTENT").err().unwrap();
+        let failed = error.downcast_ref::<Failed>().unwrap();
+        assert!(failed.message.starts_with("`OPENCODE_CONFIG_CONTENT`, line 1, column "), "{}", failed.message);
+        assert_eq!(failed.hint.as_deref(), Some("correct the value of that variable, or unset it"));
     }
 
     #[test]
