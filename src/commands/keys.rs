@@ -14,6 +14,7 @@ use super::{print, print_json};
 use crate::cli::{Bound, CreateKeyArgs, KeyLimitOptions, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs};
 use crate::error::{Failed, Failure, note};
 use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, TeamSecret, seconds};
+use crate::platform::signals;
 use crate::profile::ProfileName;
 use crate::session::Session;
 use crate::terminal;
@@ -42,6 +43,7 @@ pub(crate) fn run(command: &KeysCommand, session: &Session) -> Result<()> {
 
 fn create(args: &CreateKeyArgs, session: &Session, places: &Places, server: Option<&Server>) -> Result<()> {
     check_name(&args.name)?;
+    check_stdout()?;
     let now = SystemTime::now();
     let edits = edits(&args.limits, session, now)?;
     let secret = places.team_secret()?;
@@ -83,6 +85,7 @@ fn set(args: &SetKeyArgs, session: &Session, places: &Places, server: Option<&Se
 }
 
 fn rotate(args: &RotateKeyArgs, places: &Places, server: Option<&Server>) -> Result<()> {
+    check_stdout()?;
     let now = SystemTime::now();
     let secret = places.team_secret()?;
     let (record, key) = server::change(places, server, now, |keys| {
@@ -162,6 +165,15 @@ fn secret(places: &Places) -> Result<()> {
         note("the team secret already exists and was kept");
     }
     print(&format!("{}\n", places.secret.display()))
+}
+
+/// Before a key is made: it could not be shown.
+fn check_stdout() -> Result<()> {
+    if signals::was_stdout_closed() {
+        return Failed::new(Failure::Other, "stdout is closed, so the key could not be shown; nothing was changed")
+            .err();
+    }
+    Ok(())
 }
 
 /// Prints the key, once.

@@ -87,6 +87,20 @@ fn each_change_adds_a_line_to_the_audit() {
 }
 
 #[test]
+fn a_key_that_cannot_be_shown_is_not_made() {
+    let machine = Machine::new();
+    let told = "stdout is closed, so the key could not be shown; nothing was changed";
+    let outcome = machine.shell("$QWENAUTH keys create ann >&-").exits(1).any_stderr();
+    assert!(outcome.stderr.contains(told), "{outcome}");
+    assert_eq!(keys(&machine), serde_json::json!([]));
+    drop(machine.run(["keys", "create", "ann"]).any_stdout());
+    let before = fs::read(team(&machine, "keys.json")).unwrap();
+    let outcome = machine.shell("$QWENAUTH keys rotate ann >&-").exits(1).any_stderr();
+    assert!(outcome.stderr.contains(told), "{outcome}");
+    assert_eq!(fs::read(team(&machine, "keys.json")).unwrap(), before);
+}
+
+#[test]
 fn what_cannot_be_done_changes_nothing() {
     let machine = Machine::new();
     drop(machine.run(["keys", "create", "ann"]).any_stdout());

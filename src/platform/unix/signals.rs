@@ -11,7 +11,9 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use nix::libc::{STDIN_FILENO, TCSANOW, c_int, getpgrp, tcgetattr, tcgetpgrp, tcsetattr, termios};
+use nix::libc::{
+    F_GETFD, STDIN_FILENO, STDOUT_FILENO, TCSANOW, c_int, fcntl, getpgrp, tcgetattr, tcgetpgrp, tcsetattr, termios,
+};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, raise, sigaction};
 use tokio::signal::unix;
 
@@ -172,13 +174,37 @@ impl Drop for PromptSignals {
 /// Whether SIGPIPE was ignored when the program started.
 static PIPE_IGNORED: AtomicBool = AtomicBool::new(false);
 
-/// Notes whether SIGPIPE is ignored, and lets the program survive SIGXFSZ. Called before Rust's runtime, which ignores
-/// SIGPIPE; where the program starts without that runtime (main.rs), does what is needed of it.
+/// Whether SIGCHLD was.
+static CHILD_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Whether stdout was closed when the program started.
+static STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether what is printed is lost, because the program was started without a stdout.
+pub(crate) fn was_stdout_closed() -> bool {
+    STDOUT_CLOSED.load(Ordering::Relaxed)
+}
+
+/// Whether no file has this number.
+fn is_closed(stream: c_int) -> bool {
+    // SAFETY: reads a flag of a number, whether a file has it or not.
+    unsafe { fcntl(stream, F_GETFD) == -1 }
+}
+
+/// Notes whether SIGPIPE and SIGCHLD are ignored and stdout is closed, and lets the program survive SIGXFSZ. Called before Rust's runtime, which
+/// ignores SIGPIPE; where the program starts without that runtime (main.rs), does what is needed of it.
 pub extern "C" fn before_main() {
     PIPE_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+    // While it is ignored, nobody learns how a child ended.
+    let by_default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: no handler is installed.
+    let found = unsafe { sigaction(Signal::SIGCHLD, &by_default) };
+    let was_ignored = found.is_ok_and(|found| matches!(found.handler(), SigHandler::SigIgn));
+    CHILD_IGNORED.store(was_ignored, Ordering::Relaxed);
     // Beyond the limit of a file's size a write is then an error like any other. A program that is started gets the default
     // by itself, which it would not if the signal were ignored.
     handle(Signal::SIGXFSZ, &SigAction::new(SigHandler::Handler(pass), SaFlags::SA_RESTART, SigSet::empty()));
+    STDOUT_CLOSED.store(is_closed(STDOUT_FILENO), Ordering::Relaxed);
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     stand_in_for_runtime();
 }
@@ -187,14 +213,13 @@ pub extern "C" fn before_main() {
 /// closed: else the next file has its number, and what is printed is written into that file.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn stand_in_for_runtime() {
-    use nix::libc::{F_GETFD, O_RDWR, fcntl, open};
+    use nix::libc::{O_RDWR, open};
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: no handler is installed.
     let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
     for stream in 0..=2 {
-        // SAFETY: reads a flag of a number, whether a file has it or not.
-        let is_closed = unsafe { fcntl(stream, F_GETFD) } == -1;
         // SAFETY: the path ends with a zero. The file has the lowest free number, which is that of the stream.
+        let is_closed = if stream == STDOUT_FILENO { was_stdout_closed() } else { is_closed(stream) };
         if is_closed && unsafe { open(c"/dev/null".as_ptr(), O_RDWR) } != stream {
             std::process::abort();
         }
@@ -206,12 +231,13 @@ fn stand_in_for_runtime() {
 pub(crate) fn restore_in(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     let mask = SigSet::thread_get_mask();
-    let pipe_ignored = PIPE_IGNORED.load(Ordering::Relaxed);
+    let ignored = [(Signal::SIGPIPE, &PIPE_IGNORED), (Signal::SIGCHLD, &CHILD_IGNORED)];
+    let ignored = ignored.map(|(signal, is_ignored)| (signal, is_ignored.load(Ordering::Relaxed)));
     let restore = move || {
-        if pipe_ignored {
+        for (signal, _) in ignored.into_iter().filter(|(_, is_ignored)| *is_ignored) {
             let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
             // SAFETY: sigaction(2) is async-signal-safe.
-            unsafe { sigaction(Signal::SIGPIPE, &ignore) }?;
+            unsafe { sigaction(signal, &ignore) }?;
         }
         if let Ok(mask) = mask {
             mask.thread_set_mask()?;

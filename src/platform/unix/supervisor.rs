@@ -48,9 +48,14 @@ impl Ended {
 
 /// Further signals that a process which represents its program forwards. Those that stop a process are blocked, too:
 /// the program decides whether it stops (an editor first restores the terminal), and this process follows it.
-const STANDING_IN: [Signal; 7] = [
+const STANDING_IN: [Signal; 12] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPIPE,
     Signal::SIGWINCH,
     Signal::SIGCONT,
     Signal::SIGTSTP,
@@ -230,7 +235,16 @@ fn die_of(signal: Signal) {
 /// Signals that a terminal sends to its whole foreground group, and a shell to a whole job. HUP is not one: when a
 /// terminal is closed, the kernel signals one process and leaves the rest to it.
 fn is_sent_by_terminal(signal: Signal) -> bool {
-    !matches!(signal, Signal::SIGTERM | Signal::SIGHUP | Signal::SIGUSR1 | Signal::SIGUSR2)
+    matches!(
+        signal,
+        Signal::SIGINT
+            | Signal::SIGQUIT
+            | Signal::SIGWINCH
+            | Signal::SIGCONT
+            | Signal::SIGTSTP
+            | Signal::SIGTTIN
+            | Signal::SIGTTOU
+    )
 }
 
 /// Reads blocked signals, each with whether the terminal sent it.
