@@ -54,6 +54,9 @@ pub(crate) struct KeyRecord {
     /// The previous key after a rotation, while both are valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     former: Option<Former>,
+    /// The keys before that one, while they are still valid after earlier rotations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<Former>,
     /// Seconds since 1970, as all times here.
     pub(crate) created_at: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,7 +110,7 @@ pub(crate) struct KeyLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Active,
-    /// The key before the last rotation is still valid too.
+    /// A key before the last rotation is still valid too.
     Rotating,
     Expired,
     Revoked,
@@ -134,6 +137,7 @@ impl KeyRecord {
             owner: None,
             hash: secret.hash(&key),
             former: None,
+            earlier: Vec::new(),
             created_at: seconds(now),
             expires_at: None,
             revoked_at: None,
@@ -144,22 +148,32 @@ impl KeyRecord {
         (record, key)
     }
 
-    /// Gives the key another secret under the same id. With `overlap`, the old one stays valid for that time.
+    /// Gives the key another secret under the same id. With `overlap`, the old one stays valid for that time, and those of
+    /// earlier rotations for theirs; without it, none does.
     pub(crate) fn rotate(&mut self, secret: &TeamSecret, overlap: Duration, now: SystemTime) -> KeyText {
         let key = KeyText::with_id(&self.id);
         let old = std::mem::replace(&mut self.hash, secret.hash(&key));
         let until = seconds(now).saturating_add(overlap.as_secs());
-        self.former = (!overlap.is_zero()).then_some(Former { hash: old, until });
+        let former = self.former.replace(Former { hash: old, until });
+        self.earlier.extend(former);
+        self.earlier.retain(|former| seconds(now) < former.until);
+        if overlap.is_zero() {
+            (self.former, self.earlier) = (None, Vec::new());
+        }
         key
     }
 
-    /// Whether `key` is the current one, or the previous one while both are valid.
+    /// Whether `key` is the current one, or a previous one while both are valid.
     pub(crate) fn is(&self, key: &KeyText, secret: &TeamSecret, now: SystemTime) -> bool {
-        let former = self.former.as_ref().filter(|former| seconds(now) < former.until);
-        // Both are compared, so that the time reveals nothing.
+        // All are compared, so that the time reveals nothing.
         let is_new = secret.verifies(key, &self.hash);
-        let is_old = former.is_some_and(|former| secret.verifies(key, &former.hash));
+        let is_old = self.old_keys(now).fold(false, |found, former| found | secret.verifies(key, &former.hash));
         self.id == key.id() && (is_new | is_old)
+    }
+
+    /// The keys before the current one that are still valid.
+    fn old_keys(&self, now: SystemTime) -> impl Iterator<Item = &Former> {
+        self.former.iter().chain(&self.earlier).filter(move |former| seconds(now) < former.until)
     }
 
     pub(crate) fn state(&self, now: SystemTime) -> State {
@@ -168,7 +182,7 @@ impl KeyRecord {
             State::Revoked
         } else if self.expires_at.is_some_and(has_passed) {
             State::Expired
-        } else if self.former.as_ref().is_some_and(|former| !has_passed(former.until)) {
+        } else if self.old_keys(now).next().is_some() {
             State::Rotating
         } else {
             State::Active
@@ -246,6 +260,25 @@ mod tests {
         let third = record.rotate(&secret, Duration::ZERO, now);
         assert!(!record.is(&second, &secret, now) && record.is(&third, &secret, now));
         assert!(!record.is(&third, &TeamSecret::new(), now));
+    }
+
+    #[test]
+    fn a_rotation_does_not_shorten_the_overlap_of_another() {
+        let (secret, now) = (TeamSecret::new(), SystemTime::now());
+        let (mut record, first) = KeyRecord::create("ci", &secret, now);
+        let second = record.rotate(&secret, Duration::from_secs(60), now);
+        let third = record.rotate(&secret, Duration::from_secs(10), now);
+        let valid = |record: &KeyRecord, after: u64| {
+            let at = now + Duration::from_secs(after);
+            ([&first, &second, &third].map(|key| record.is(key, &secret, at)), record.state(at))
+        };
+        assert_eq!(valid(&record, 9), ([true; 3], State::Rotating));
+        assert_eq!(valid(&record, 10), ([true, false, true], State::Rotating));
+        assert_eq!(valid(&record, 60), ([false, false, true], State::Active));
+        drop(record.rotate(&secret, Duration::from_secs(5), now + Duration::from_secs(60)));
+        assert!(record.earlier.is_empty(), "they have ended");
+        drop(record.rotate(&secret, Duration::ZERO, now));
+        assert_eq!(valid(&record, 0), ([false; 3], State::Active));
     }
 
     #[test]
