@@ -17,6 +17,7 @@ use super::estimate::Estimate;
 use super::fallback::Reason;
 use super::forward::ProxiedRequest;
 use super::rejection::{DeferredResponse, Rejection, Unserved, is_for_every_credential};
+use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
 use super::served_account::ServedAccount;
@@ -100,6 +101,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             }
         };
         let sent = request.body.while_reading_and(sent, note_model).await;
+        let sent = sent.map_err(|error| blame_client(error, &request.body));
         if let Some(since) = since {
             log_attempt(request, &self.ready, &self.account.profile, &sent, since);
         }
@@ -280,7 +282,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         body.stop_keeping();
         match body.while_reading(begin(response, self.proxied.gateway.options.timeout)).await {
             Ok(begun) => self.forward(begun),
-            Err(NoChunk::Late(limit)) => Err(self.no_response(SendError::Silent(limit))),
+            Err(NoChunk::Late(limit)) => Err(self.no_response(blame_client(SendError::Silent(limit), body))),
             Err(NoChunk::Broken(why)) => Err(self.no_response(SendError::Lost(why))),
         }
     }
@@ -290,6 +292,14 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             Some(why) => Err(self.no_response(SendError::Lost(why.to_owned()))),
             None => Ok(self.proxied.forward_response(self.served, response)),
         }
+    }
+}
+
+/// Nothing came from the provider because nothing came from the client.
+fn blame_client(error: SendError, body: &RequestBody) -> SendError {
+    match error {
+        SendError::Silent(limit) if body.waits_for_client() => SendError::ClientSilent(limit),
+        error => error,
     }
 }
 

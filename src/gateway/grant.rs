@@ -74,7 +74,7 @@ impl HeldGrant {
         let may_be_billed = match sent {
             Ok(response) => response.status().is_success(),
             Err(SendError::Silent(_) | SendError::Lost(_)) => was_sent,
-            Err(SendError::NotSent(_) | SendError::Client(_)) => false,
+            Err(SendError::NotSent(_) | SendError::Client(_) | SendError::ClientSilent(_)) => false,
         };
         self.was_sent |= was_sent;
         self.bill = if may_be_billed { Bill::Estimate } else { Bill::Nothing };

@@ -257,7 +257,7 @@ fn not_kept(request: &ClientRequest, key: &str) -> Refusal {
     if let Err(refusal) = request.check_length() {
         return refusal;
     }
-    if let Some(broken @ Broken::ByClient) = request.body.broken() {
+    if let Some(broken @ (Broken::ByClient | Broken::Malformed)) = request.body.broken() {
         return Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", broken.to_string());
     }
     if request.body.is_over_budget() {

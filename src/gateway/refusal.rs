@@ -106,6 +106,10 @@ pub(super) fn no_response(ready: &ReadyCredential, error: SendError) -> Refusal 
     let title = &ready.provider.title;
     match error {
         SendError::Client(why) => Refusal::new(StatusCode::BAD_REQUEST, "request_incomplete", why),
+        SendError::ClientSilent(limit) => {
+            let message = format!("the client sent no more of its request within {} s", limit.as_secs());
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, "client_timeout", message)
+        }
         SendError::NotSent(why) => {
             Refusal::new(StatusCode::BAD_GATEWAY, "upstream_unreachable", format!("cannot reach {title}: {why}"))
         }

@@ -6,8 +6,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::fmt;
 use std::future::poll_fn;
+use std::io;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -34,6 +36,19 @@ pub(super) enum Broken {
     TooLong,
     /// The client stopped sending.
     ByClient,
+    /// The client sent what is no chunk.
+    Malformed,
+}
+
+impl Broken {
+    /// Why the client's own body cannot be read.
+    fn of(error: &hyper::Error) -> Self {
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        match cause {
+            Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => Self::Malformed,
+            _ => Self::ByClient,
+        }
+    }
 }
 
 impl fmt::Display for Broken {
@@ -41,6 +56,7 @@ impl fmt::Display for Broken {
         formatter.write_str(match self {
             Self::TooLong => "the request is longer than the gateway accepts",
             Self::ByClient => "the client closed the connection before the end of its request",
+            Self::Malformed => "the client sent a malformed chunk",
         })
     }
 }
@@ -151,6 +167,7 @@ impl RequestBody {
         source.has_reader = true;
         source.given = 0;
         source.given_at = None;
+        source.waiting = None;
         Some(Reader { request_body: self.clone(), position: 0, given_length: 0 })
     }
 
@@ -188,6 +205,12 @@ impl RequestBody {
     /// When a further part of it was last sent: what comes at once is not noted.
     pub(super) fn given_at(&self) -> Option<Instant> {
         self.0.borrow().given_at
+    }
+
+    /// Whether all that has come of it was sent, and the client is to send more.
+    pub(super) fn waits_for_client(&self) -> bool {
+        let source = self.0.borrow();
+        source.waiting.is_some() && !source.ended && source.broken.is_none()
     }
 
     pub(super) fn broken(&self) -> Option<Broken> {
@@ -288,9 +311,12 @@ impl Source {
                 self.ended = true;
                 return Poll::Ready(None);
             };
-            let Ok(frame) = frame else {
-                self.broken = Some(Broken::ByClient);
-                return Poll::Ready(None);
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => {
+                    self.broken = Some(Broken::of(&error));
+                    return Poll::Ready(None);
+                }
             };
             // Trailers stay behind.
             let Ok(chunk) = frame.into_data() else { continue };
@@ -400,6 +426,7 @@ impl Reader {
         if self.position > 0 {
             source.given_at = Some(Instant::now());
         }
+        source.waiting = None;
         self.position += 1;
         self.given_length += chunk.len() as u64;
         source.given = self.position;
@@ -572,6 +599,30 @@ mod tests {
             drop(client);
             assert!(!body.keep_all().await);
             assert_eq!(body.broken(), Some(Broken::ByClient));
+        });
+        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+            client.write_all(b"3\r\nabc\r\nno length\r\n").await.unwrap();
+            assert!(!body.keep_all().await);
+            assert_eq!(body.broken(), Some(Broken::Malformed));
+        });
+    }
+
+    #[test]
+    fn a_body_waits_for_its_client_once_all_that_came_was_given_out() {
+        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+            let mut reader = body.reader().unwrap();
+            let mut given = async || poll_fn(|context| Poll::Ready(reader.poll_chunk(context).is_ready())).await;
+            sent(&mut client, "abc").await;
+            assert_eq!(kept(&body).await, "abc");
+            assert!(!body.waits_for_client());
+            assert!(given().await && !body.waits_for_client());
+            assert!(!given().await && body.waits_for_client());
+            sent(&mut client, "de").await;
+            assert_eq!(kept(&body).await, "abcde");
+            assert!(!body.waits_for_client());
+            assert!(given().await && !given().await && body.waits_for_client());
+            sent(&mut client, "").await;
+            assert!(body.keep_all().await && !body.waits_for_client());
         });
     }
 

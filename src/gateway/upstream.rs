@@ -128,6 +128,8 @@ pub(super) enum SendError {
     Lost(String),
     /// The client's own body broke off.
     Client(String),
+    /// The client sent no more of its body within this time.
+    ClientSilent(Duration),
 }
 
 pub(super) struct Upstream {
