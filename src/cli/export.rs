@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::{Listen, address, duration, listen, percent, public_url, size};
+use super::value::{Listen, address, duration, listen, percent, positive_duration, public_url, size};
 
 /// Print shell statements that export the credential
 #[derive(Debug, Default, Args)]
@@ -83,6 +83,7 @@ pub(crate) enum EnvFormat {
 /// With `--gateway` the program gets a URL and key that are valid for this run only. The gateway renews the credential,
 /// keeps it secret and respects the provider's limits.
 #[derive(Debug, Default, Args)]
+#[command(mut_group("GatewayOptions", |options| options.requires("gateway").conflicts_with("short_lived")))]
 #[command(after_help = "Examples:
   qwenauth exec -- opencode
   qwenauth exec --gateway -- opencode
@@ -106,7 +107,7 @@ pub(crate) struct ExecArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
     /// Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "gateway")]
     pub(crate) short_lived: bool,
     /// Treat CMD as this known program, if its name does not show it
     #[arg(long = "as", value_name = "NAME")]
@@ -142,7 +143,7 @@ pub(crate) struct GatewayOptions {
     #[arg(long, hide_short_help = true, value_name = "DURATION", value_parser = duration, default_value = "60s")]
     pub(crate) max_wait: Duration,
     /// Timeout for the first byte of a response and between chunks
-    #[arg(long, hide_short_help = true, value_name = "DURATION", value_parser = duration, default_value = "300s")]
+    #[arg(long, hide_short_help = true, value_name = "DURATION", value_parser = positive_duration, default_value = "300s")]
     pub(crate) timeout: Duration,
     /// Maximum size of a request body
     #[arg(long, hide_short_help = true, value_name = "SIZE", value_parser = size, default_value = "64MiB")]
@@ -295,7 +296,7 @@ pub(crate) struct UsageArgs {
     #[arg(long, conflicts_with = "check")]
     pub(crate) team: bool,
     /// With `--team`: group the usage by this (default: key)
-    #[arg(long, value_enum, value_name = "WHAT", requires = "team")]
+    #[arg(long, value_enum, value_name = "WHAT", requires = "team", conflicts_with = "check")]
     pub(crate) by: Option<UsageBy>,
 }
 

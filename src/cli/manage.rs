@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::{duration, public_url, variable_name};
+use super::value::{duration, own_address, public_url, variable_name};
 
 /// `--profile` for commands that do not use it: accepted as everywhere, but not in the help.
 #[derive(Debug, Args)]
@@ -83,22 +83,22 @@ pub(crate) struct SetupArgs {
     #[arg(long, requires = "tool", conflicts_with_all = ["print", "model", "gateway", "gateway_url"])]
     pub(crate) remove: bool,
     /// With `--remove`: also discard later manual edits
-    #[arg(long, requires = "remove")]
+    #[arg(long, requires = "remove", conflicts_with_all = ["print", "model", "gateway", "gateway_url"])]
     pub(crate) force: bool,
     /// The model the tool starts with
     #[arg(long, value_name = "ID", requires = "tool")]
     pub(crate) model: Option<String>,
     /// Use a gateway at this address; its key is kept in a file
-    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY_ADDRESS)]
+    #[arg(long, value_name = "ADDR", requires = "tool", num_args = 0..=1, require_equals = true, default_missing_value = GATEWAY_ADDRESS, value_parser = own_address)]
     pub(crate) gateway: Option<std::net::SocketAddr>,
     /// Use the gateway of a team at this URL, with the key of its `--key-env` or `--key-file`; needs `--model`
     #[arg(long, value_name = "URL", requires = "tool", conflicts_with = "gateway", value_parser = public_url)]
     pub(crate) gateway_url: Option<String>,
     /// Variable from which the tool reads the team's key (default: `QWENAUTH_TEAM_KEY`)
-    #[arg(long, value_name = "VAR", requires = "gateway_url", conflicts_with = "key_file", value_parser = variable_name)]
+    #[arg(long, value_name = "VAR", requires = "gateway_url", conflicts_with_all = ["key_file", "gateway", "remove"], value_parser = variable_name)]
     pub(crate) key_env: Option<String>,
     /// File with the team's key
-    #[arg(long, value_name = "FILE", requires = "gateway_url", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", requires = "gateway_url", conflicts_with_all = ["gateway", "remove"], value_hint = ValueHint::FilePath)]
     pub(crate) key_file: Option<PathBuf>,
     /// Print the list as JSON
     #[arg(long, conflicts_with = "tool")]

@@ -278,6 +278,31 @@ mod tests {
     }
 
     #[test]
+    fn an_option_that_would_be_ignored_is_an_error() {
+        for line in [
+            "exec --rpm 5 -- true",
+            "exec --rpd 5 -- true",
+            "exec --no-pacing -- true",
+            "exec --max-wait 60s true",
+            "exec --timeout 300s -- true",
+            "exec --max-body 1k -- true",
+            "exec --replay-limit 1k -- true",
+            "exec --log f -- true",
+            "exec --fallback p -- true",
+            "exec --warn-at 80% -- true",
+            "exec --short-lived --rpm 5 -- true",
+            "exec --gateway --short-lived -- true",
+            "usage --by day --check",
+            "setup opencode --force --print",
+            "setup opencode --force --gateway",
+            "setup opencode --gateway --key-env K",
+            "setup opencode --remove --key-file f",
+        ] {
+            assert!(Cli::try_parse_from(std::iter::once("qwenauth").chain(line.split(' '))).is_err(), "{line}");
+        }
+    }
+
+    #[test]
     fn a_part_of_the_command_line_understands_what_the_whole_does() {
         for line in [
             "env",
@@ -288,7 +313,7 @@ mod tests {
             "exec --profile p -- true --profile q",
             "exec --profile p true -v",
             "exec -v --gateway --rpm 5 --as claude --allow-env-file ./x",
-            "exec --max-wait 5s --timeout 10s --preserve-env -- sh -c x",
+            "exec --gateway --max-wait 5s --timeout 10s --preserve-env -- sh -c x",
         ] {
             let words = || std::iter::once("qwenauth").chain(line.split(' '));
             let part = Cli::from(Narrow::try_parse_from(words()).unwrap());

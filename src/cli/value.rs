@@ -28,6 +28,12 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     if duration > MAX_DURATION { Err("too long; the maximum is 100 years".to_owned()) } else { Ok(duration) }
 }
 
+/// A [`duration`] above 0.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("not a duration above 0, such as `300s`".to_owned()) } else { Ok(duration) }
+}
+
 /// `64MiB`, `8 MB`, `512k`, or a bare number of bytes; each unit is a power of 1024.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
@@ -62,6 +68,19 @@ pub(super) fn address(text: &str) -> Result<std::net::SocketAddr, String> {
     }
     let ip = text.trim_start_matches('[').trim_end_matches(']').replace("localhost", "127.0.0.1");
     ip.parse().map(|ip| SocketAddr::new(ip, 0)).map_err(|_| "not an address; write it like `127.0.0.1:8399`".to_owned())
+}
+
+/// The [`address`] and port of a gateway on this machine, whose clients send it a key unencrypted.
+pub(super) fn own_address(text: &str) -> Result<std::net::SocketAddr, String> {
+    let address = address(text)?;
+    if !address.ip().is_loopback() {
+        return Err("not a loopback address; for a gateway elsewhere use `--gateway-url https://HOST`".to_owned());
+    }
+    if address.port() == 0 {
+        Err("the port is missing; write it like `127.0.0.1:7936`".to_owned())
+    } else {
+        Ok(address)
+    }
 }
 
 /// Where a gateway listens.
@@ -145,6 +164,13 @@ mod tests {
         }
         assert_eq!(address("::1").unwrap().to_string(), "[::1]:0");
         assert!(address("example.com:80").is_err() && address("").is_err());
+        for text in ["127.0.0.1:7936", "localhost:7936", "7936"] {
+            assert_eq!(own_address(text).unwrap().to_string(), "127.0.0.1:7936", "{text}");
+        }
+        assert_eq!(own_address("[::1]:7936").unwrap().to_string(), "[::1]:7936");
+        for text in ["0.0.0.0:7936", "10.1.2.3:7936", "[::]:7936", "127.0.0.1:0", "127.0.0.1", "q.example:80"] {
+            assert!(own_address(text).is_err(), "{text}");
+        }
         assert_eq!(listen("unix:/run/q.sock"), Ok(Listen::Unix("/run/q.sock".into())));
         assert_eq!(listen("80").unwrap().to_string(), "127.0.0.1:80");
         assert!(listen("unix:").is_err());
@@ -169,5 +195,9 @@ mod tests {
         for text in ["3155760001", "18446744073709551615", "900000h", "99999999999999999999"] {
             assert!(duration(text).is_err(), "{text}");
         }
+        assert_eq!(positive_duration("1ms"), Ok(Duration::from_millis(1)));
+        assert!(
+            positive_duration("0").is_err() && positive_duration("0s").is_err() && positive_duration("-1s").is_err()
+        );
     }
 }
