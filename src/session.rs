@@ -61,6 +61,11 @@ impl Session {
         Ok(Self { config, environment, profile, selected_by, given: Arc::default(), answers: Answers::default() })
     }
 
+    /// The profile that `--profile` names.
+    pub(crate) fn named(&self) -> Option<&ProfileName> {
+        (self.selected_by == SelectedBy::Option).then_some(&self.profile)
+    }
+
     /// Makes `profile` the one that config.toml names.
     pub(crate) fn activate(&self, profile: &ProfileName) -> Result<Activation> {
         let before = self.config.activate(profile)?;

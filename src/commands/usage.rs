@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{OPENROUTER, key_endpoint, print, print_document};
 use crate::cli::UsageArgs;
 use crate::credentials::{Credential, Stored};
-use crate::error::note;
+use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Tuning};
 use crate::limits::shared::{Counted, SharedAccount};
 use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
@@ -23,17 +23,30 @@ use crate::usage::{Counts, StatedLimit, Summary, Use, rfc3339, time_of};
 
 pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let now = SystemTime::now();
-    let accounts = accounts(session)?;
+    let is_shown = |profile: &str| session.named().is_none_or(|named| named.as_str() == profile);
+    let mut accounts = accounts(session)?;
+    accounts.retain(|account| is_shown(&account.profile));
     // Days are those of each provider's own zone, which differ from UTC's by one at most.
     let utc = Zone::parse(None)?;
     let mut summary = Summary::read(&session.config.paths.state, &utc.days_before(now, args.days).to_string())?;
+    summary.limits.retain(|(profile, _), _| is_shown(profile));
     summary.counts.retain(|Use { day, profile, .. }, _| {
         let zone =
             accounts.iter().find(|account| account.profile == *profile).map_or(&utc, |account| &account.rule.zone);
-        *day >= zone.days_before(now, args.days - 1).to_string()
+        is_shown(profile) && *day >= zone.days_before(now, args.days - 1).to_string()
     });
     if args.team {
         return team::run(args, &summary, session);
+    }
+    // What a profile used that was logged out since is shown.
+    if let Some(named) = session.named()
+        && summary.counts.is_empty()
+        && summary.limits.is_empty()
+        && !session.profiles()?.contains(named)
+    {
+        return Failed::new(Failure::LoginRequired, format!("there is no stored profile `{named}`"))
+            .hint("run `qwenauth profiles` to list the stored profiles")
+            .err();
     }
     let counted = counted_together(&accounts, session);
     let all = accounts.iter().zip(counted.into_iter().chain(std::iter::repeat(Counted::default())));

@@ -72,7 +72,10 @@ pub(super) fn run(args: &UsageArgs, summary: &Summary, session: &Session) -> Res
     let by = args.by.unwrap_or(UsageBy::Key);
     let keys = Keys::read(&session.config.team_places().keys)?;
     let prices = &session.config.prices;
-    let used = Used::of_all(args, session)?.unwrap_or_else(|| Used::of_this_machine(summary));
+    let mut used = Used::of_all(args, session)?.unwrap_or_else(|| Used::of_this_machine(summary));
+    if let Some(named) = session.named() {
+        used.counts.retain(|of, _| of.profile == named.as_str());
+    }
     let mut sums: BTreeMap<Option<String>, Sum> = BTreeMap::new();
     for (of, counts) in &used.counts {
         let sum = sums.entry(group(of, by)).or_insert_with(|| Sum { cost: Some(Money::default()), ..Sum::default() });

@@ -235,6 +235,12 @@ fn a_request_falls_back_at_once_when_the_plan_is_used_up_and_every_record_names_
         .map(|(profile, model, requests, tries)| (profile.as_str(), model.as_str(), *requests, *tries))
         .collect();
     assert_eq!(counted, [("first", "one", 0, 1), ("second", "two", 2, 2)]);
+    let mut of_one = pair.machine.run(["usage", "--json", "--profile", "second"]);
+    let profiles: Vec<Value> =
+        of_one.json()["usage"].as_array().unwrap().iter().map(|row| row["profile"].clone()).collect();
+    assert_eq!(profiles, ["second"]);
+    let of_none = pair.machine.run(["usage", "--profile", "third"]);
+    of_none.fails(4, "there is no stored profile `third`", "run `qwenauth profiles` to list the stored profiles");
 }
 
 #[test]
