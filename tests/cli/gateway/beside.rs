@@ -71,6 +71,17 @@ fn nothing_is_started_without_a_login_or_a_program() {
 }
 
 #[test]
+fn nothing_is_started_without_a_gateway() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let run = ["exec", "--gateway", "--log", "/nonexistent/gateway.jsonl", "--", "echo", "started"];
+    let outcome = machine.run(run).exits(1).any_stderr();
+    assert!(outcome.stderr.contains("cannot open `/nonexistent/gateway.jsonl`"), "{outcome}");
+    let outcome = machine.shell("ulimit -n 10; $QWENAUTH exec --gateway -- echo started").exits(1).any_stderr();
+    assert!(outcome.stderr.contains("cannot start the gateway"), "{outcome}");
+}
+
+#[test]
 fn a_signal_to_the_supervisor_is_forwarded_to_the_program() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
@@ -85,6 +96,40 @@ fn a_signal_to_the_supervisor_is_forwarded_to_the_program() {
     running.signal(Signal::SIGINT);
     running.finish().dies_by(Signal::SIGINT).stdout("ready\n");
     machine.run(["exec", "--gateway", "--", "sh", "-c", "kill -9 $$"]).exits(137);
+}
+
+#[test]
+fn every_signal_that_a_process_sends_is_forwarded() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let signals = [Signal::SIGALRM, Signal::SIGVTALRM, Signal::SIGPROF, Signal::SIGIO, Signal::SIGPIPE];
+    let traps: String = signals.map(|signal| format!("trap 'echo got {0}.' {0}; ", signal as i32)).concat();
+    let script = format!("{traps} trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done");
+    let running = machine.spawn(["exec", "--gateway", "--", "sh", "-c", &script]);
+    running.wait_for_stdout("ready");
+    for signal in signals {
+        running.signal(signal);
+        running.wait_for_stdout(&format!("got {}.", signal as i32));
+    }
+    running.signal(Signal::SIGTERM);
+    drop(running.finish().exits(5).any_stdout());
+}
+
+#[test]
+fn the_exit_code_is_known_although_the_parent_ignores_its_children() {
+    if !possible(Path::new("/bin/bash").exists(), "run bash") {
+        return;
+    }
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let mut command = machine.other("bash");
+    // Without a child of its own, for which it would wait forever.
+    let script = "while read line; do case $line in SigIgn*) echo $line;; esac; done </proc/$$/status; exit 6";
+    command.args(["-c", "trap '' CHLD; exec $QWENAUTH exec --gateway -- sh -c \"$0\"", script]);
+    let outcome = machine.start(command).finish().exits(6).any_stdout();
+    let ignored = outcome.stdout.trim().rsplit(' ').next().unwrap();
+    let ignored = u64::from_str_radix(ignored, 16).unwrap();
+    assert_eq!(ignored >> (Signal::SIGCHLD as i32 - 1) & 1, 1, "the program has its signals as they were found");
 }
 
 #[test]
