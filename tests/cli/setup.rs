@@ -294,7 +294,8 @@ fn edits_that_another_set_up_replaces_are_shown_and_kept() {
     let outcome = machine.run(["setup", "codex"]).exits(0).any_stderr();
     let kept = ".codex/config.toml.qwenauth-edited-1";
     assert!(
-        outcome.stderr.contains("+") && outcome.stderr.contains(&format!("`{{home}}/{kept}` keeps them")),
+        outcome.stderr.contains("+     \"timeout_ms\": 5\n")
+            && outcome.stderr.contains(&format!("`{{home}}/{kept}` keeps them")),
         "{outcome}"
     );
     assert!(!machine.text(file).contains("slow disk"));

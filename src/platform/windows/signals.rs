@@ -63,7 +63,7 @@ impl PromptSignals {
 /// There are no signals to record.
 pub extern "C" fn before_main() {}
 
-/// A process here always has a place for what it prints, or none that it could lose.
+/// A process without a stdout has no console either, where anything would be missed.
 pub(crate) fn was_stdout_closed() -> bool {
     false
 }

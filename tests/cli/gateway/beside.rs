@@ -122,12 +122,15 @@ fn the_exit_code_is_known_although_the_parent_ignores_its_children() {
     }
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
-    let mut command = machine.other("bash");
-    // Without a child of its own, for which it would wait forever.
-    let script = "while read line; do case $line in SigIgn*) echo $line;; esac; done </proc/$$/status; exit 6";
-    command.args(["-c", "trap '' CHLD; exec $QWENAUTH exec --gateway -- sh -c \"$0\"", script]);
-    let outcome = machine.start(command).finish().exits(6).any_stdout();
-    let ignored = outcome.stdout.trim().rsplit(' ').next().unwrap();
+    let run = |program: &[&str]| {
+        let mut command = machine.other("bash");
+        command.args(["-c", "trap '' CHLD; exec $QWENAUTH exec --gateway -- \"$@\"", "bash"]).args(program);
+        machine.start(command).finish()
+    };
+    run(&["sh", "-c", "exit 6"]).exits(6);
+    // A shell would set it to its default.
+    let outcome = run(&["grep", "SigIgn", "/proc/self/status"]).exits(0).any_stdout().any_stderr();
+    let ignored = outcome.stdout.trim().rsplit('\t').next().unwrap();
     let ignored = u64::from_str_radix(ignored, 16).unwrap();
     assert_eq!(ignored >> (Signal::SIGCHLD as i32 - 1) & 1, 1, "the program has its signals as they were found");
 }

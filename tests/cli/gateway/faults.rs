@@ -83,7 +83,8 @@ fn a_client_that_stalls_in_its_request_is_told_so() {
     let upstream = Upstream::start(|_, _, connection| until_closed(connection));
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &["--timeout", "1s"]);
-    let mut client = gateway.send("POST /v1/chat/completions", "Content-Length: 60\r\n", b"half");
+    let mut client = gateway.send("POST /v1/chat/completions", "Content-Length: 60\r\n", b"");
+    client.write(b"half");
     let got = client.got();
     assert_eq!(got.is(408).code(), "client_timeout");
     assert!(got.text().contains("the client sent no more of its request within 1 s"), "{}", got.text());
