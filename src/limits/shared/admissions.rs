@@ -12,7 +12,7 @@ use super::end::finishing;
 use super::link::Link;
 use super::published::PublishedKeys;
 use super::script::{self, ADMIT, FINISH};
-use super::tickets::{Ticket, Tickets};
+use super::tickets::{CountedBy, Ticket, Tickets};
 use super::told::{Admitted, Told, Verdict};
 use crate::keys::Versioned;
 use crate::limits::together::{Decision, Ended, Health, Kind, Limit, OnLoss, milliseconds};
@@ -123,14 +123,16 @@ impl Admissions {
         }
         let now = self.link.now();
         if self.link.on_loss == OnLoss::Open {
-            let ticket = Ticket { limits: Vec::new(), at: now, held: Vec::new(), epoch: None };
+            let ticket = Ticket { limits: Vec::new(), at: now, held: Vec::new(), by: CountedBy::Gateway(0) };
             self.tickets.begin(&id, ticket);
             return Decision::Go { wait: Duration::ZERO, ticket: id };
         }
         let mut held = Vec::new();
-        match self.link.standing.borrow_mut().decide(&id, limits, now, longest, &mut held) {
+        let mut standing = self.link.standing.borrow_mut();
+        match standing.decide(&id, limits, now, longest, &mut held) {
             Alone::Go { at } => {
-                self.tickets.begin(&id, Ticket { limits: limits.to_vec(), at, held, epoch: None });
+                let by = CountedBy::Gateway(standing.reports);
+                self.tickets.begin(&id, Ticket { limits: limits.to_vec(), at, held, by });
                 Decision::Go { wait: Duration::from_millis(at - now), ticket: id }
             }
             Alone::Wait { limit, wait } => Decision::Refused { limit, wait: Duration::from_millis(wait) },
@@ -141,8 +143,8 @@ impl Admissions {
     fn grant(&self, id: String, limits: Vec<Limit>, now: u64, admitted: &Admitted) -> Decision {
         self.link.standing.borrow_mut().admitted(&id, &limits, now, admitted);
         let held = admitted.counts.iter().map(|count| count.held).collect();
-        let epoch = Some(Rc::clone(&self.link.epoch.borrow()));
-        self.tickets.begin(&id, Ticket { limits, at: admitted.at, held, epoch });
+        let by = CountedBy::Server(Rc::clone(&self.link.epoch.borrow()));
+        self.tickets.begin(&id, Ticket { limits, at: admitted.at, held, by });
         Decision::Go { wait: Duration::from_millis(admitted.at.saturating_sub(now)), ticket: id }
     }
 
@@ -173,42 +175,27 @@ impl Admissions {
     /// Ends an admitted request, once.
     pub(super) fn end(self: &Rc<Self>, id: String, how: Ended) {
         let Some(ticket) = self.tickets.take(&id) else { return };
-        self.link.standing.borrow_mut().ended(&id, &ticket.limits);
-        let undone = ticket.limits.iter().filter(|limit| how.undoes(limit));
-        self.link.standing.borrow_mut().given_back(undone, ticket.at, ticket.epoch.is_none());
-        if self.tickets.is_ending.get() {
-            self.tickets.postpone((id, ticket, how));
+        let is_told = self.link.standing.borrow_mut().end(&id, &ticket, how);
+        let frees = ticket.limits.iter().any(|limit| limit.kind == Kind::Parallel);
+        if !is_told || !ticket.limits.iter().any(|limit| how.matters_to(limit)) {
+            if frees {
+                self.tickets.freed.notify_waiters();
+            }
             return;
         }
-        if self.is_settled_alone(&ticket, how) {
+        if self.tickets.is_ending.get() {
+            self.tickets.postpone((id, ticket, how));
             return;
         }
         let admissions = Rc::clone(self);
         self.tickets.under_way.set(self.tickets.under_way.get() + 1);
         tokio::task::spawn_local(async move {
-            let frees = ticket.limits.iter().any(|limit| limit.kind == Kind::Parallel);
             admissions.report(id, ticket, how).await;
             if frees {
                 admissions.tickets.freed.notify_waiters();
             }
             admissions.tickets.under_way.set(admissions.tickets.under_way.get() - 1);
         });
-    }
-
-    /// Whether the server need not know of it, now or later.
-    fn is_settled_alone(&self, ticket: &Ticket, how: Ended) -> bool {
-        if ticket.epoch.is_some() || self.link.is_up() {
-            return !ticket.limits.iter().any(|limit| how.matters_to(limit));
-        }
-        for (limit, held) in ticket.limits.iter().zip(&ticket.held) {
-            if let Kind::Spend { unit, .. } = limit.kind {
-                self.link.standing.borrow_mut().corrected(&limit.name, how.more(unit, *held));
-            }
-        }
-        if ticket.limits.iter().any(|limit| limit.kind == Kind::Parallel) {
-            self.tickets.freed.notify_waiters();
-        }
-        true
     }
 
     async fn report(&self, id: String, ticket: Ticket, how: Ended) {

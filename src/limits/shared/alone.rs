@@ -4,8 +4,11 @@
 //! stop. Rule: each takes its share. What was left when the server was lost is divided by the number of gateways alive
 //! then; a window is divided only after everything that others may have planned in it has passed.
 
+use std::collections::VecDeque;
+
 use super::standing::Standing;
-use crate::limits::together::{Kind, Limit};
+use super::tickets::{CountedBy, Ticket};
+use crate::limits::together::{Ended, Kind, Limit};
 
 /// Why a gateway that decides alone does not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,35 +93,47 @@ impl Standing {
         }
     }
 
-    /// A request that was planned at `at` will not be sent.
-    pub(super) fn given_back<'limit>(
-        &mut self,
-        limits: impl IntoIterator<Item = &'limit Limit>,
-        at: u64,
-        was_alone: bool,
-    ) {
-        for limit in limits {
+    /// A request ended: what of it no longer counts here.
+    ///
+    /// Returns whether the server knows of the request, or is just being told, so that its end has to be reported.
+    pub(super) fn end(&mut self, id: &str, ticket: &Ticket, how: Ended) -> bool {
+        let is_told = !matches!(ticket.by, CountedBy::Gateway(reports) if reports >= self.reports);
+        for (limit, held) in ticket.held() {
             let Some(counter) = self.counters.get_mut(&limit.name) else { continue };
-            let amount = if let Kind::Tokens { add, .. } = limit.kind { add } else { 1 };
-            if let Some(index) = counter.own.iter().rposition(|entry| *entry == (at, amount)) {
-                counter.own.remove(index);
+            counter.running.remove(id);
+            let is_undone = how.undoes(limit);
+            let entry = (ticket.at, if let Kind::Tokens { add, .. } = limit.kind { add } else { 1 });
+            if is_undone {
+                remove(&mut counter.own, entry);
             }
-            if was_alone {
-                if let Some(index) = counter.alone.iter().rposition(|entry| *entry == (at, amount)) {
-                    counter.alone.remove(index);
+            let more = match limit.kind {
+                Kind::Spend { unit, .. } => how.more(unit, held),
+                Kind::Day { .. } | Kind::Quota { .. } if is_undone => -1,
+                _ => 0,
+            };
+            match ticket.by {
+                CountedBy::Gateway(_) if !is_told => {
+                    counter.alone.sum += more;
+                    if is_undone {
+                        remove(&mut counter.alone.times, entry);
+                    }
                 }
-                if let Kind::Day { .. } | Kind::Quota { .. } = limit.kind {
-                    counter.alone_sum -= 1;
+                CountedBy::Gateway(_) if self.lost.is_some() => {
+                    counter.ended.sum += more;
+                    if is_undone {
+                        counter.ended.times.push_back(entry);
+                    }
                 }
+                _ => {}
             }
         }
+        is_told
     }
+}
 
-    /// The difference between what a request used that was admitted alone and what was reserved.
-    pub(super) fn corrected(&mut self, name: &str, more: i64) {
-        if let Some(counter) = self.counters.get_mut(name) {
-            counter.alone_sum += more;
-        }
+fn remove(times: &mut VecDeque<(u64, u64)>, entry: (u64, u64)) {
+    if let Some(index) = times.iter().rposition(|known| *known == entry) {
+        times.remove(index);
     }
 }
 
@@ -135,6 +150,11 @@ mod tests {
 
     fn go(standing: &mut Standing, limits: &[Limit], now: u64) -> Alone {
         standing.decide("id", limits, now, 100_000, &mut Vec::new())
+    }
+
+    /// A request that was admitted alone at 20.
+    fn alone(limit: &Limit, held: u64) -> Ticket {
+        Ticket { limits: vec![limit.clone()], at: 20, held: vec![held], by: CountedBy::Gateway(0) }
     }
 
     /// Admitted at `at`; then so much is left.
@@ -172,7 +192,7 @@ mod tests {
         standing.lose(20, 4);
         let decisions: Vec<Alone> = (0..3).map(|_| go(&mut standing, std::slice::from_ref(&limit), 20)).collect();
         assert_eq!(decisions, [Alone::Go { at: 20 }, Alone::Go { at: 20 }, Alone::Over]);
-        standing.given_back([&limit], 20, true);
+        standing.end("id", &alone(&limit, 1), Ended::GivenBack);
         assert_eq!(go(&mut standing, &[limit], 20), Alone::Go { at: 20 });
     }
 
@@ -213,7 +233,7 @@ mod tests {
         let mut held = Vec::new();
         assert_eq!(standing.decide("b", std::slice::from_ref(&limit), 20, 0, &mut held), Alone::Go { at: 20 });
         assert_eq!(held, [30]);
-        standing.corrected("s", -20);
+        standing.end("b", &alone(&limit, 30), Ended::Used { tokens: 10, cost: 0 });
         standing.decide("c", std::slice::from_ref(&limit), 20, 0, &mut held);
         assert_eq!(held, [20]);
     }

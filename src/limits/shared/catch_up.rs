@@ -1,13 +1,14 @@
 //! What a gateway and the server tell each other apart from requests: that it is alive, what others counted, what was
 //! admitted during an outage, and what an emptied server had before.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use redis::aio::MultiplexedConnection;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::counts::AskedAbout;
 use super::end::finishing;
 use super::link::State;
 use super::script::{self, BEAT, FINISH, REJOIN};
@@ -17,8 +18,8 @@ use crate::limits::together::milliseconds;
 /// The silence after which a gateway counts as gone.
 const SILENT: Duration = Duration::from_secs(15);
 
-/// How long an emptied server waits for the counts of gateways that have not reconnected: the longest pause between
-/// their probes.
+/// How long an emptied server waits for the counts of gateways that have not reconnected, from the first one that has: the
+/// longest pause between their probes.
 const RESTORE: Duration = Duration::from_secs(31);
 
 #[derive(Deserialize)]
@@ -46,6 +47,8 @@ struct Planned {
 pub(super) struct Rejoined {
     epoch: String,
     restored: u64,
+    /// Whether the other gateways still have time to return their counts.
+    is_waiting: bool,
 }
 
 /// What a gateway learns when it reports that it is alive.
@@ -68,37 +71,36 @@ impl CatchUp<'_> {
         let known_alive = link.alive.get();
         let beat = self.beat().await?;
         link.clock.set(beat.now);
-        let told = self.rejoin().await?;
-        link.epoch.replace(told.epoch.into());
         let expected = if link.state.get() == State::Lost { known_alive } else { 1 };
-        if !beat.is_same && told.restored < expected {
-            self.await_others(expected).await?;
-        }
-        self.publish().await?;
-        self.report_postponed().await
-    }
-
-    /// An emptied server decides nothing until the other gateways have returned their counts, or had the time to.
-    async fn await_others(&mut self, expected: u64) -> Result<()> {
-        let since = Instant::now();
+        // An emptied server decides nothing until the other gateways have returned their counts, or had the time to.
         loop {
             let told = self.rejoin().await?;
-            if told.restored >= expected || since.elapsed() > RESTORE {
-                return Ok(());
+            link.epoch.replace(told.epoch.into());
+            if told.restored >= expected || !told.is_waiting {
+                break;
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
+        self.publish().await?;
+        self.report_postponed().await?;
+        // What all have counted, lest the next loss begin with what this gateway knew at the last one.
+        let (beat, asked) = self.ask().await?;
+        anyhow::ensure!(self.is_same(&beat), "it was emptied, or is another server");
+        link.standing.borrow_mut().found();
+        self.hear(&beat, &asked);
+        Ok(())
     }
 
     /// Adds what was admitted alone to the server's counters.
     pub(super) async fn rejoin(&mut self) -> Result<Rejoined> {
         let link = &self.shared.link;
-        let mut keys = vec![link.names.epoch(), link.names.of("restored")];
+        let mut keys = vec![link.names.epoch(), link.names.of("restored"), link.names.of("restoring")];
         let counters = link.standing.borrow_mut().tell(&link.names, &mut keys, link.now(), milliseconds(HOLD));
         let said = json!({
             "instance": link.instance,
             "epoch": &**link.epoch.borrow(),
             "new": uuid::Uuid::new_v4().simple().to_string(),
+            "wait": milliseconds(RESTORE),
             "counters": counters,
         });
         let told: Rejoined =
@@ -110,6 +112,22 @@ impl CatchUp<'_> {
     /// Reports that this gateway is alive, and learns what all have counted.
     pub(super) async fn beat(&mut self) -> Result<Alive> {
         let link = &self.shared.link;
+        let (beat, asked) = self.ask().await?;
+        let is_same = self.is_same(&beat);
+        // An emptied server knows less than this gateway, and a server that returns does not know what was counted
+        // alone.
+        if is_same && !link.standing.borrow().is_lost() {
+            self.hear(&beat, &asked);
+            link.standing.borrow_mut().prune(beat.now);
+            link.alive.set(beat.alive.max(1));
+        } else if link.state.get() == State::Starting {
+            link.alive.set(beat.alive.max(1));
+        }
+        Ok(Alive { now: beat.now, is_same })
+    }
+
+    async fn ask(&mut self) -> Result<(Beat, AskedAbout)> {
+        let link = &self.shared.link;
         let mut keys = vec![link.names.epoch(), link.names.gateways(), link.names.records()];
         let (mut said, asked) = link.standing.borrow().asked(&link.names, &mut keys, link.now());
         said["instance"] = link.instance.as_str().into();
@@ -118,24 +136,22 @@ impl CatchUp<'_> {
         let beat: Beat =
             script::run(&mut self.connection, &BEAT, &keys, &said).await.map_err(|error| link.failure(&error))?;
         self.shared.keys.compare_secret(beat.check.as_deref());
-        let is_same = beat.epoch == **link.epoch.borrow() && !beat.epoch.is_empty();
-        let mut standing = link.standing.borrow_mut();
-        // An emptied server knows less than this gateway, and a server that returns does not know what was counted
-        // alone.
-        if is_same && !standing.is_lost() {
-            asked.used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
-            asked.quotas.iter().zip(&beat.quotas).for_each(|(name, said)| standing.heard_quota(name, said));
-            asked
-                .windows
-                .iter()
-                .zip(&beat.windows)
-                .for_each(|(name, seen)| standing.heard_window(name, seen.count, seen.last));
-            standing.prune(beat.now);
-            link.alive.set(beat.alive.max(1));
-        } else if link.state.get() == State::Starting {
-            link.alive.set(beat.alive.max(1));
-        }
-        Ok(Alive { now: beat.now, is_same })
+        Ok((beat, asked))
+    }
+
+    fn is_same(&self, beat: &Beat) -> bool {
+        beat.epoch == **self.shared.link.epoch.borrow() && !beat.epoch.is_empty()
+    }
+
+    fn hear(&self, beat: &Beat, asked: &AskedAbout) {
+        let mut standing = self.shared.link.standing.borrow_mut();
+        asked.used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
+        asked.quotas.iter().zip(&beat.quotas).for_each(|(name, said)| standing.heard_quota(name, said));
+        asked
+            .windows
+            .iter()
+            .zip(&beat.windows)
+            .for_each(|(name, seen)| standing.heard_window(name, seen.count, seen.last));
     }
 
     /// Publishes keys.json, if it is on this machine, to a server that may have been emptied.
@@ -148,8 +164,17 @@ impl CatchUp<'_> {
         }
     }
 
+    /// Adds what was admitted alone, or ended, between the last report and the server's return.
+    pub(super) async fn tell_the_rest(&mut self) -> Result<()> {
+        let has_news = self.shared.link.standing.borrow().has_news();
+        if has_news {
+            self.rejoin().await?;
+        }
+        self.report_postponed().await
+    }
+
     /// Reports the requests that ended during the outage.
-    pub(super) async fn report_postponed(&mut self) -> Result<()> {
+    async fn report_postponed(&mut self) -> Result<()> {
         let link = &self.shared.link;
         let tickets = &self.shared.admissions.tickets;
         while let Some((id, ticket, how)) = tickets.next_postponed() {

@@ -26,19 +26,35 @@ pub(super) struct Counter {
     pub(super) last: u64,
     /// When this gateway's own requests are sent, and their tokens.
     pub(super) own: VecDeque<(u64, u64)>,
-    /// Those that it admitted alone.
-    pub(super) alone: VecDeque<(u64, u64)>,
-    /// What it admitted alone of a day, or spent.
-    pub(super) alone_sum: i64,
-    /// The part of it that is being reported to the server.
-    pub(super) sent: Vec<(u64, u64)>,
-    pub(super) sent_sum: i64,
+    /// What it admitted alone and the server does not know, what it is being told, and what it was told since the loss.
+    pub(super) alone: Part,
+    pub(super) sent: Part,
+    pub(super) told: Part,
+    /// How much more was used than it was told, by requests that ended since: reported when it decides again.
+    pub(super) ended: Part,
     /// In flight.
     pub(super) running: BTreeSet<String>,
     /// While the server is unreachable: until then only `allowance` more are sent.
     pub(super) shared_from: u64,
     pub(super) allowance: u64,
     pub(super) asked: u64,
+}
+
+/// What one gateway counted alone.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    /// Of a window or a quota: when requests are sent, and how much each counts.
+    pub(super) times: VecDeque<(u64, u64)>,
+    /// Requests of a day or a quota, or what is spent.
+    pub(super) sum: i64,
+}
+
+impl Part {
+    /// Moves all of another part to this one.
+    pub(super) fn take(&mut self, other: &mut Self) {
+        self.times.extend(other.times.drain(..));
+        self.sum += std::mem::take(&mut other.sum);
+    }
 }
 
 impl Counter {
@@ -52,10 +68,10 @@ impl Counter {
             first: 0,
             last: 0,
             own: VecDeque::new(),
-            alone: VecDeque::new(),
-            alone_sum: 0,
-            sent: Vec::new(),
-            sent_sum: 0,
+            alone: Part::default(),
+            sent: Part::default(),
+            told: Part::default(),
+            ended: Part::default(),
             running: BTreeSet::new(),
             shared_from: 0,
             allowance: 0,
@@ -151,21 +167,21 @@ impl Counter {
             Kind::Window { .. } => self.plan_alone(at, 1),
             Kind::Tokens { add, .. } => self.plan_alone(at, add),
             Kind::Parallel => drop(self.running.insert(id.to_owned())),
-            Kind::Day { .. } => self.alone_sum += 1,
+            Kind::Day { .. } => self.alone.sum += 1,
             Kind::Quota { .. } => {
-                self.alone.push_back((at, 1));
-                self.alone_sum += 1;
+                self.alone.times.push_back((at, 1));
+                self.alone.sum += 1;
             }
             Kind::Spend { .. } => {
                 self.running.insert(id.to_owned());
-                self.alone_sum += i64::try_from(reserved).unwrap_or(i64::MAX);
+                self.alone.sum += i64::try_from(reserved).unwrap_or(i64::MAX);
             }
         }
     }
 
     fn plan_alone(&mut self, at: u64, amount: u64) {
         plan(&mut self.own, at, amount);
-        self.alone.push_back((at, amount));
+        self.alone.times.push_back((at, amount));
         if at < self.shared_from {
             self.allowance = self.allowance.saturating_sub(amount);
         }
@@ -173,18 +189,33 @@ impl Counter {
 
     pub(super) fn forget_old(&mut self, now: u64) {
         if let Some(window) = self.window() {
-            while self.own.front().is_some_and(|(at, _)| at + window <= now) {
-                self.own.pop_front();
-            }
-            while self.alone.front().is_some_and(|(at, _)| at + window <= now) {
-                self.alone.pop_front();
+            for times in [&mut self.own, &mut self.alone.times, &mut self.told.times] {
+                while times.front().is_some_and(|(at, _)| at + window <= now) {
+                    times.pop_front();
+                }
             }
         }
     }
 
-    /// What it admitted alone, whether or not that is being reported.
+    /// What it admitted alone, whether or not the server was told of it.
     pub(super) fn alone_in_all(&self) -> i64 {
-        self.alone_sum + self.sent_sum
+        self.alone.sum + self.sent.sum + self.told.sum + self.ended.sum
+    }
+
+    /// The server decides again: what it was told is a part of what all gateways counted.
+    pub(super) fn found(&mut self) {
+        let (told, ended) = (std::mem::take(&mut self.told), std::mem::take(&mut self.ended));
+        match self.kind {
+            Kind::Quota { window } => {
+                let slice = quota_slice(window);
+                told.times.iter().for_each(|(at, count)| *self.slices.entry(at / slice).or_default() += count);
+                for (at, count) in ended.times {
+                    self.slices.entry(at / slice).and_modify(|known| *known = known.saturating_sub(count));
+                }
+            }
+            Kind::Day { .. } | Kind::Spend { .. } => self.seen = self.seen.saturating_add_signed(told.sum + ended.sum),
+            _ => {}
+        }
     }
 
     /// What of the period's rest is this gateway's.

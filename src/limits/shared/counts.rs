@@ -64,41 +64,43 @@ impl Standing {
 
     /// Whether anything was counted alone that the server does not know yet.
     pub(super) fn has_news(&self) -> bool {
-        self.counters.values().any(|counter| !counter.alone.is_empty() || counter.alone_sum != 0)
+        self.counters.values().any(|counter| !counter.alone.times.is_empty() || counter.alone.sum != 0)
     }
 
     /// What a server that is reachable again gets: `counters` of the script, and its keys.
     pub(super) fn tell(&mut self, names: &Names, keys: &mut Vec<String>, now: u64, hold: u64) -> Vec<Value> {
+        self.reports += 1;
         let mut counters = Vec::new();
         for (name, counter) in &mut self.counters {
-            counter.sent.extend(counter.alone.drain(..));
-            counter.sent_sum += std::mem::take(&mut counter.alone_sum);
+            counter.sent.take(&mut counter.alone);
             let mut entry = match counter.kind {
                 Kind::Window { window } => json!({
                     "kind": "window",
                     "window": window,
                     "times": counter.own.iter().map(|(at, _)| at).collect::<Vec<_>>(),
-                    "added": counter.sent.iter().map(|(at, _)| at).collect::<Vec<_>>(),
+                    "added": counter.sent.times.iter().map(|(at, _)| at).collect::<Vec<_>>(),
                 }),
                 Kind::Tokens { window, .. } => json!({
                     "kind": "tokens",
                     "window": window,
                     "slice": slice(window),
                     "times": counter.own,
-                    "added": counter.sent,
+                    "added": counter.sent.times,
                 }),
                 Kind::Quota { window } => json!({
                     "kind": "quota",
                     "window": window,
                     "slice": quota_slice(window),
                     "seen": counter.slices.iter().collect::<Vec<_>>(),
-                    "added": counter.sent,
+                    "told": counter.told.times,
+                    "added": counter.sent.times,
                 }),
                 Kind::Parallel => json!({ "kind": "parallel", "ids": counter.running, "keep": hold }),
                 Kind::Day { ends, .. } | Kind::Spend { ends, .. } => json!({
                     "kind": if matches!(counter.kind, Kind::Day { .. }) { "day" } else { "spend" },
                     "seen": counter.seen,
-                    "add": counter.sent_sum,
+                    "told": counter.told.sum,
+                    "add": counter.sent.sum,
                     "keep": ends.saturating_sub(now) + DAY,
                 }),
             };
@@ -111,18 +113,14 @@ impl Standing {
         counters
     }
 
-    /// The server has received what [`Self::tell`] returned, and all gateways see it.
+    /// The server has received what [`Self::tell`] returned, and all gateways see it. While this gateway decides alone it
+    /// remains a part of its share.
     pub(super) fn arrived(&mut self, now: u64) {
         self.counters.retain(|_, counter| !counter.is_over(now));
         for counter in self.counters.values_mut() {
-            let (sent, sum) = (std::mem::take(&mut counter.sent), std::mem::take(&mut counter.sent_sum));
-            if let Kind::Quota { window } = counter.kind {
-                for (at, count) in sent {
-                    *counter.slices.entry(at / quota_slice(window)).or_default() += count;
-                }
-            }
-            if let Kind::Day { .. } | Kind::Spend { .. } = counter.kind {
-                counter.seen = counter.seen.saturating_add_signed(sum);
+            counter.told.take(&mut counter.sent);
+            if self.lost.is_none() {
+                counter.found();
             }
         }
     }

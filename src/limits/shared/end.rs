@@ -4,12 +4,12 @@ use redis::Cmd;
 
 use super::link::Link;
 use super::script::{self, FINISH};
-use super::tickets::Ticket;
+use super::tickets::{CountedBy, Ticket};
 use crate::limits::together::{Ended, Kind, Unit, quota_slice, slice};
 
 /// The command that reports the end of a request.
 pub(super) fn finishing(link: &Link, id: &str, ticket: &Ticket, how: Ended) -> Cmd {
-    let matters = || ticket.limits.iter().zip(held_of(ticket)).filter(|(limit, _)| how.matters_to(limit));
+    let matters = || ticket.held().filter(|(limit, _)| how.matters_to(limit));
     let keys = 1 + matters().map(|(limit, _)| limit.number_of_keys()).sum::<usize>();
     let mut command = script::command(&FINISH, keys);
     command.arg(link.names.of(&["ended:", id].concat()));
@@ -18,7 +18,7 @@ pub(super) fn finishing(link: &Link, id: &str, ticket: &Ticket, how: Ended) -> C
     }
     command.arg(id).arg(ticket.at);
     // If the reservation itself counts as used, only the difference is reported.
-    let is_reserved = ticket.epoch.as_ref() == Some(&*link.epoch.borrow());
+    let is_reserved = matches!(&ticket.by, CountedBy::Server(epoch) if *epoch == *link.epoch.borrow());
     for (limit, held) in matters() {
         let undo = u8::from(how.undoes(limit));
         let (kind, slice, added, used, keep) = match limit.kind {
@@ -37,9 +37,4 @@ pub(super) fn finishing(link: &Link, id: &str, ticket: &Ticket, how: Ended) -> C
         command.arg(kind).arg(slice).arg(added).arg(undo).arg(used).arg(keep);
     }
     command
-}
-
-/// What is reserved for each limit; a ticket of a request that was admitted without limits has none.
-fn held_of(ticket: &Ticket) -> impl Iterator<Item = u64> {
-    ticket.held.iter().copied().chain(std::iter::repeat(0))
 }

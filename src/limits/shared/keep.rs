@@ -83,10 +83,7 @@ impl Shared {
     pub(super) async fn beat(&self) {
         let Some(connection) = self.link.connection.borrow().clone() else { return };
         let mut exchange = CatchUp { shared: self, connection };
-        // Admitted alone between the last report and the server's return.
-        let has_news = self.link.standing.borrow().has_news();
-        let told = if has_news { exchange.rejoin().await.map(drop) } else { Ok(()) };
-        match (told, exchange.beat().await) {
+        match (exchange.tell_the_rest().await, exchange.beat().await) {
             (Ok(()), Ok(beat)) if beat.is_same => self.link.clock.set(beat.now),
             (Ok(()), Ok(_)) => self.link.lose("it was emptied, or is another server"),
             (Err(error), _) | (_, Err(error)) => self.link.lose(&format!("{error:#}")),
@@ -96,7 +93,8 @@ impl Shared {
     /// After the last request: sends what ended too late, and the usage not sent yet.
     pub(crate) async fn say_the_rest(&self) {
         self.admissions.tickets.is_ending.set(true);
-        let has_rest = self.admissions.tickets.has_postponed() || self.ledger.has_news();
+        let has_news = self.link.standing.borrow().has_news();
+        let has_rest = has_news || self.admissions.tickets.has_postponed() || self.ledger.has_news();
         if has_rest && self.link.is_up() {
             let said = self.say_over_another_connection().await;
             if let Err(error) = said {
@@ -109,7 +107,7 @@ impl Shared {
     async fn say_over_another_connection(&self) -> Result<()> {
         let connection = self.link.connect().await?;
         let mut exchange = CatchUp { shared: self, connection };
-        exchange.report_postponed().await?;
+        exchange.tell_the_rest().await?;
         self.link.connection.replace(Some(exchange.connection));
         self.ledger.send().await;
         Ok(())

@@ -1,19 +1,22 @@
 -- Adds what a gateway admitted by itself while the server was away. An emptied server first gets back the largest counts
 -- that any gateway saw, each gateway's part of a window, and an epoch of its own.
 --
--- KEYS  1 epoch, 2 gateways that have given back their counts in this epoch, then counters, each followed by a note of what it
---       was restored to
+-- KEYS  1 epoch, 2 gateways that have given back their counts in this epoch, 3 there while the others are waited for, then
+--       counters, each followed by a note of what it was restored to
 -- ARGV  1 what is said, as JSON: instance, epoch (as this gateway knows it), new (an epoch to begin where there is none),
---       counters: kind, key, base, seen, add, keep (ms), window (ms), slice (ms), times, added, ids; of `tokens` times and
---         added are pairs of a time and an amount, and so is added of `quota`, whose seen are pairs of a slice and a count
+--       wait (ms that others have to give back theirs),
+--       counters: kind, key, base, seen (at the loss), told (counted alone, and known to the server unless it was emptied
+--         since), add, keep (ms), window (ms), slice (ms), times, added, ids; of `tokens` times and added are pairs of a
+--         time and an amount, and so are told and added of `quota`, whose seen are pairs of a slice and a count
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local epoch = redis.call('GET', KEYS[1])
-if not epoch then
-  epoch = ask.new
+local known = redis.call('GET', KEYS[1])
+local epoch = known or ask.new
+if not known then
   redis.call('DEL', KEYS[2])
   redis.call('SET', KEYS[1], epoch)
+  redis.call('SET', KEYS[3], '1', 'PX', ask.wait)
 end
 local restores = epoch ~= ask.epoch and redis.call('SADD', KEYS[2], ask.instance) == 1
 for _, counter in ipairs(ask.counters) do
@@ -48,6 +51,7 @@ for _, counter in ipairs(ask.counters) do
         redis.call('HSET', base, slice, amount)
       end
     end
+    for _, pair in ipairs(restores and counter.told or {}) do add(math.floor(pair[1] / counter.slice), pair[2]) end
     for _, pair in ipairs(counter.added) do add(math.floor(pair[1] / counter.slice), pair[2]) end
     redis.call('PEXPIRE', key, 2 * counter.window)
     redis.call('PEXPIRE', base, counter.window)
@@ -59,6 +63,7 @@ for _, counter in ipairs(ask.counters) do
   else
     local more = counter.add
     if restores then
+      more = more + counter.told
       local known = tonumber(redis.call('GET', base) or '0')
       if counter.seen > known then
         more = more + counter.seen - known
@@ -71,4 +76,5 @@ for _, counter in ipairs(ask.counters) do
     end
   end
 end
-return cjson.encode({ now = now, epoch = epoch, restored = redis.call('SCARD', KEYS[2]) })
+local is_waiting = redis.call('EXISTS', KEYS[3]) == 1
+return cjson.encode({ now = now, epoch = epoch, restored = redis.call('SCARD', KEYS[2]), is_waiting = is_waiting })

@@ -14,6 +14,8 @@ pub(super) struct Standing {
     pub(super) lost: Option<(u64, u64)>,
     /// When counters that are over were removed last.
     pruned: u64,
+    /// How many reports of what was admitted alone were begun.
+    pub(super) reports: u64,
 }
 
 /// How often counters that are over are looked for, in milliseconds: each day and period of each key has its own.
@@ -87,15 +89,9 @@ impl Standing {
     /// The server decides again.
     pub(super) fn found(&mut self) {
         self.lost = None;
-        self.counters.values_mut().for_each(|counter| counter.is_unknown = false);
-    }
-
-    /// A request ended and is no longer in flight.
-    pub(super) fn ended(&mut self, id: &str, limits: &[Limit]) {
-        for limit in limits.iter().filter(|limit| matches!(limit.kind, Kind::Parallel | Kind::Spend { .. })) {
-            if let Some(counter) = self.counters.get_mut(&limit.name) {
-                counter.running.remove(id);
-            }
+        for counter in self.counters.values_mut() {
+            counter.is_unknown = false;
+            counter.found();
         }
     }
 

@@ -329,6 +329,127 @@ fn what_was_admitted_alone_is_added_to_a_server_that_is_back() {
     });
 }
 
+fn parallel(limit: u64) -> Limit {
+    Limit { kind: Kind::Parallel, most: limit, name: "p".into(), quota: None }
+}
+
+/// Another connection to the server, over which a gateway that decides alone catches up with it.
+async fn catching_up(shared: &Rc<Shared>) -> catch_up::CatchUp<'_> {
+    catch_up::CatchUp { shared, connection: shared.link.connect().await.unwrap() }
+}
+
+#[test]
+fn what_ends_while_a_gateway_that_decides_alone_catches_up_is_settled() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limits = || vec![parallel(5), spend(1000, 100), day(10), quota(10, 3_600_000), window(10, 60_000)];
+        go(&gateway, limits()).await;
+        gateway.link.lose("a test says so");
+        let (_, used, _) = go(&gateway, limits()).await;
+        let (_, given_back, _) = go(&gateway, limits()).await;
+        catching_up(&gateway).await.rejoin().await.unwrap();
+        // The server has counted both, and does not decide yet.
+        gateway.end(used, Ended::Used { tokens: 0, cost: 4 });
+        gateway.end(given_back, Ended::GivenBack);
+        let (_, never_told, _) = go(&gateway, limits()).await;
+        gateway.end(never_told, Ended::GivenBack);
+        settled(&gateway).await;
+        gateway.probe().await.unwrap();
+        let (_, _, left) = go(&gateway, limits()).await;
+        assert_eq!(left[1..], [1000 - 100 - 4 - 100, 7, 7, 7]);
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
+        let in_flight: u64 =
+            redis::cmd("ZCARD").arg(gateway.link.names.of("p")).query_async(&mut connection).await.unwrap();
+        assert_eq!(in_flight, 2, "the first and the last");
+    });
+}
+
+#[test]
+fn a_share_is_no_larger_after_the_server_was_told_what_was_used_of_it() {
+    run(|server| async move {
+        let (one, two) = (server.gateway(OnLoss::Share), server.gateway(OnLoss::Share));
+        one.begin().await;
+        two.begin().await;
+        for limit in [day(20), spend(20, 1), quota(20, 3_600_000)] {
+            for gateway in [&one, &two] {
+                go(gateway, vec![limit.clone()]).await;
+                gateway.beat().await;
+            }
+            // Of the eighteen that are left each has nine.
+            two.beat().await;
+            one.beat().await;
+            for gateway in [&one, &two] {
+                gateway.link.lose("a test says so");
+                for _ in 0..9 {
+                    go(gateway, vec![limit.clone()]).await;
+                    catching_up(gateway).await.rejoin().await.unwrap();
+                }
+                let decision = ask(gateway, vec![limit.clone()]).await;
+                assert!(matches!(decision, Decision::Unavailable), "{limit:?}: {decision:?}");
+            }
+            one.probe().await.unwrap();
+            // What both counted alone is known, even if the server is lost again before the next request.
+            one.link.lose("a test says so");
+            let decision = ask(&one, vec![limit.clone()]).await;
+            assert!(matches!(decision, Decision::Unavailable), "{limit:?}: {decision:?}");
+            one.probe().await.unwrap();
+            two.probe().await.unwrap();
+            assert!(matches!(ask(&two, vec![limit.clone()]).await, Decision::Refused { .. }), "{limit:?}");
+        }
+    });
+}
+
+#[test]
+fn a_server_that_is_emptied_again_gets_back_what_it_was_told_before() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limits = || vec![spend(1000, 100), day(10), quota(10, 3_600_000)];
+        go(&gateway, limits()).await;
+        gateway.link.lose("a test says so");
+        let (_, alone, _) = go(&gateway, limits()).await;
+        let mut catching_up = catching_up(&gateway).await;
+        catching_up.rejoin().await.unwrap();
+        gateway.end(alone, Ended::Used { tokens: 0, cost: 4 });
+        settled(&gateway).await;
+        redis::cmd("FLUSHALL").exec_async(&mut catching_up.connection).await.unwrap();
+        gateway.probe().await.unwrap();
+        let (_, _, left) = go(&gateway, limits()).await;
+        assert_eq!(left, [1000 - 100 - 4 - 100, 7, 7]);
+    });
+}
+
+#[test]
+fn all_gateways_wait_for_the_others_until_the_same_time() {
+    run(|mut server| async move {
+        let (one, two) = (server.gateway(OnLoss::Share), server.gateway(OnLoss::Share));
+        one.begin().await;
+        two.begin().await;
+        one.beat().await;
+        two.beat().await;
+        server.stop();
+        server.start_again();
+        one.beat().await;
+        let restored = one.link.names.of("restored");
+        let mut connection = one.link.connect().await.unwrap();
+        let (probed, ()) = tokio::join!(one.probe(), async {
+            let mut returned = 0;
+            while returned == 0 {
+                returned = redis::cmd("SCARD").arg(&restored).query_async(&mut connection).await.unwrap();
+            }
+            assert_eq!(one.health(), Health::Degraded);
+            // The time is over.
+            let restoring = one.link.names.of("restoring");
+            let left: i64 = redis::cmd("PTTL").arg(&restoring).query_async(&mut connection).await.unwrap();
+            assert!((20_000..=31_000).contains(&left), "{left}");
+            redis::cmd("DEL").arg(&restoring).exec_async(&mut connection).await.unwrap();
+        });
+        probed.unwrap();
+        assert_eq!(one.health(), Health::Up);
+    });
+}
+
 #[test]
 fn a_stopped_server_is_waited_for_once() {
     run(|server| async move {

@@ -18,8 +18,22 @@ pub(super) struct Ticket {
     pub(super) at: u64,
     /// What is reserved for each limit.
     pub(super) held: Vec<u64>,
-    /// The epoch it was counted in; `None`: it was admitted alone.
-    pub(super) epoch: Option<Rc<str>>,
+    pub(super) by: CountedBy,
+}
+
+/// Who admitted a request.
+pub(super) enum CountedBy {
+    /// The server, in this epoch.
+    Server(Rc<str>),
+    /// This gateway alone, after so many reports to the server: the next one tells of it.
+    Gateway(u64),
+}
+
+impl Ticket {
+    /// What is reserved for each limit; a request that was admitted without limits has none.
+    pub(super) fn held(&self) -> impl Iterator<Item = (&Limit, u64)> {
+        self.limits.iter().zip(self.held.iter().copied().chain(std::iter::repeat(0)))
+    }
 }
 
 impl Ended {
