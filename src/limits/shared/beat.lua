@@ -7,8 +7,9 @@
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ask.keep)
+-- First, because a server whose memory is full refuses this one, and permits all that follow a permitted one.
 redis.call('ZADD', KEYS[2], now, ask.instance)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - ask.keep)
 redis.call('PEXPIRE', KEYS[2], 10 * ask.keep)
 local used, index = {}, 3
 for _ = 1, ask.days do

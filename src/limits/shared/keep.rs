@@ -32,13 +32,16 @@ impl Shared {
         let mut pause = PROBE_FIRST;
         loop {
             if self.link.is_up() {
-                pause = PROBE_FIRST;
                 tokio::select! {
                     () = tokio::time::sleep(BEAT_EVERY) => {}
                     () = self.link.changed.notified() => continue,
                 }
                 self.keys.publish_changes().await;
                 self.beat().await;
+                if self.link.is_up() {
+                    // Only step by step: a server whose memory is nearly full permits a probe, and is lost again.
+                    pause = (pause / 2).max(PROBE_FIRST);
+                }
                 self.ledger.send().await;
                 continue;
             }

@@ -13,9 +13,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = redis.call('GET', KEYS[1])
 local epoch = known or ask.new
+-- First, because a server whose memory is full refuses this one, and permits all that follow a permitted one.
+redis.call('SET', KEYS[1], epoch)
 if not known then
   redis.call('DEL', KEYS[2])
-  redis.call('SET', KEYS[1], epoch)
   redis.call('SET', KEYS[3], '1', 'PX', ask.wait)
 end
 local restores = epoch ~= ask.epoch and redis.call('SADD', KEYS[2], ask.instance) == 1

@@ -451,6 +451,29 @@ fn all_gateways_wait_for_the_others_until_the_same_time() {
 }
 
 #[test]
+fn a_server_whose_memory_is_full_is_not_available_again() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limits = || vec![Limit::of_key("ann", "window", Kind::Window { window: 60_000 }, 9)];
+        go(&gateway, limits()).await;
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
+        let set = |most| redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(most).to_owned();
+        set(1).exec_async(&mut connection).await.unwrap();
+        go(&gateway, limits()).await;
+        for _ in 0..2 {
+            assert_eq!(gateway.probe().await.unwrap_err().to_string(), "its memory is full");
+            assert_eq!(gateway.health(), Health::Degraded);
+        }
+        set(0).exec_async(&mut connection).await.unwrap();
+        gateway.probe().await.unwrap();
+        // What a returning server is told last begins with such a write as well.
+        set(1).exec_async(&mut connection).await.unwrap();
+        assert!(catching_up(&gateway).await.rejoin().await.is_err());
+    });
+}
+
+#[test]
 fn a_stopped_server_is_waited_for_once() {
     run(|server| async move {
         let gateway = server.impatient_gateway(OnLoss::Share, Duration::from_millis(500));
