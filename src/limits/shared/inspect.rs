@@ -59,8 +59,9 @@ pub(super) async fn check(address: &Address, connection: &mut MultiplexedConnect
     if field("valkey_version").is_none() && number < (6, 2) {
         return refused(format!("is Redis {version}"), "use Redis 6.2 or later, or Valkey");
     }
-    let policy = field("maxmemory_policy").unwrap_or_default();
-    if policy.starts_with("allkeys-") {
+    // Each counter expires, so that the policies `volatile-…` forget counts as well.
+    let policy = field("maxmemory_policy").unwrap_or("noeviction");
+    if policy != "noeviction" {
         let what = format!("forgets counts when its memory is full (`maxmemory-policy {policy}`)");
         return refused(what, "set `maxmemory-policy noeviction`");
     }

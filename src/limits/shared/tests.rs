@@ -474,6 +474,21 @@ fn a_server_whose_memory_is_full_is_not_available_again() {
 }
 
 #[test]
+fn a_server_that_may_evict_counters_is_refused() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        let mut connection = gateway.link.connect().await.unwrap();
+        for (policy, is_refused) in [("allkeys-lru", true), ("volatile-lru", true), ("noeviction", false)] {
+            let mut command = redis::cmd("CONFIG");
+            command.arg("SET").arg("maxmemory-policy").arg(policy);
+            command.exec_async(&mut connection).await.unwrap();
+            let checked = inspect::check(&gateway.link.address, &mut connection).await;
+            assert_eq!(checked.is_err(), is_refused, "{policy}");
+        }
+    });
+}
+
+#[test]
 fn a_stopped_server_is_waited_for_once() {
     run(|server| async move {
         let gateway = server.impatient_gateway(OnLoss::Share, Duration::from_millis(500));
