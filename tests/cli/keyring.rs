@@ -24,9 +24,9 @@ const LOGIN: [&str; 6] = ["login", "groq", "--api-key-stdin", "--no-verify", "--
 const LOCKED: &str = "cannot read the keyring (the Secret Service): it is locked";
 const NEEDED: [&str; 4] = ["dbus-daemon", "dbus-send", "gnome-keyring-daemon", "secret-tool"];
 
-fn elsewhere(profile: &str) -> String {
+fn elsewhere(login: &str) -> String {
     format!(
-        "for unattended use run `qwenauth login --profile {profile} --api-key-command COMMAND`, or set `QWENAUTH_API_KEY_FILE` to a key file"
+        "without a desktop, run `qwenauth login {login} --api-key-command COMMAND`, or set `QWENAUTH_API_KEY_FILE` to a key file"
     )
 }
 
@@ -280,7 +280,7 @@ fn a_locked_keyring_opens_no_dialog_for_a_script_and_is_never_replaced_by_a_file
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_key(&keyring);
     keyring.lock();
-    let hint = format!("unlock it; {}", elsewhere("groq"));
+    let hint = format!("unlock it; {}", elsewhere("--profile groq"));
     machine.run(["token"]).fails(4, LOCKED, &hint);
     machine.run(["exec", "--", "true"]).fails(4, LOCKED, &hint);
     let message = "cannot log out: cannot clear the keyring (the Secret Service): it is locked";
@@ -347,7 +347,7 @@ fn a_keyring_that_does_not_respond_times_out_after_three_seconds() {
 fn without_a_service_or_a_bus_it_fails_at_once() {
     let Some(keyring) = Keyring::start() else { return };
     let machine = with_key(&keyring);
-    let hint = format!("run this in your desktop session; {}", elsewhere("groq"));
+    let hint = format!("run this in your desktop session; {}", elsewhere("--profile groq"));
     let cannot = |why: &str| format!("cannot read the keyring (the Secret Service): {why}");
     keyring.signal(Signal::SIGKILL);
     let started = Instant::now();
@@ -482,4 +482,15 @@ fn each_file_is_sealed(machine: &Machine) {
     let drafts = drafts(machine);
     assert!(drafts.iter().any(|text| text.contains("\"sealed\"")), "{drafts:?}");
     assert!(!drafts.iter().any(|text| text.contains("granted-")), "{drafts:?}");
+}
+
+#[test]
+fn without_a_keyring_the_hint_is_the_line_that_was_typed_with_a_command_for_the_key() {
+    let login = ["login", "custom", "--store", "keyring", "--profile", "c", "--base-url"];
+    let machine = machine().variable("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere");
+    let url = format!("{}/v1", machine.server.url());
+    let arguments = [&login[..], &[url.as_str(), "--api-key-stdin"]].concat();
+    let outcome = machine.run_with_stdin(arguments, KEY.as_bytes()).exits(4).any_stderr();
+    let line = "run `qwenauth login custom --profile c --base-url {server}/v1 --api-key-command COMMAND`, or";
+    assert!(outcome.stderr.contains(line), "{outcome}");
 }

@@ -1,8 +1,12 @@
 //! A second `login`: whatever is given explicitly replaces what is stored, after its check and in one step.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::keys::{KEY, answers, by_stdin, knows_the_key, machine, models, refusal};
+use crate::login::polls;
 use crate::machine::{Machine, write_private};
 use crate::run::Outcome;
 use crate::server::{Ask, Gate, Reply, Request};
@@ -236,7 +240,7 @@ fn another_provider_in_a_profile_is_another_login() {
 #[test]
 fn a_second_login_that_joins_reports_what_is_known() {
     let gate = Gate::default();
-    let machine = crate::login::polls([]);
+    let machine = polls([]);
     let reply = crate::login::grant(&machine).after(&gate);
     let machine = machine.scripted(Ask::Poll, reply);
     let machine = machine.scripted(Ask::Chat, crate::login::chat()).scripted(Ask::Chat, crate::login::chat());
@@ -260,4 +264,40 @@ fn without_a_model_no_chat_request_is_sent_and_the_login_is_not_verified() {
         machine.run_with_stdin(by_stdin("custom", &["--base-url", &url, "--json"]), KEY.as_bytes()).any_stderr();
     assert_eq!(event(&mut outcome)["verified"], false);
     assert!(machine.server.at("/own/v1/chat/completions").is_empty());
+}
+
+#[test]
+fn a_key_that_the_api_has_rejected_is_verified_again() {
+    let serves = Arc::new(AtomicBool::new(true));
+    let switch = Arc::clone(&serves);
+    let machine = answers(machine().variable("KEY", KEY), "/groq/v1/models", move |request| {
+        if switch.load(Ordering::SeqCst) && request.bearer() == KEY { models() } else { refusal() }
+    });
+    drop(machine.run_with_stdin(by_stdin("groq", &[]), KEY.as_bytes()).any_stderr());
+    let before = machine.profile("groq");
+    serves.store(false, Ordering::SeqCst);
+    drop(machine.run(["status", "--check"]).exits(4).any_stdout());
+    for more in [&[][..], &["--api-key-stdin", "--json"], &["--api-key-env", "KEY"]] {
+        let arguments = [&["login", "groq"], more].concat();
+        let outcome = machine.run_with_stdin(&arguments, KEY.as_bytes()).exits(4).any_stdout().any_stderr();
+        assert!(outcome.stderr.contains("rejected the key"), "{outcome}");
+        assert_eq!(machine.profile("groq"), before, "{arguments:?}");
+        drop(machine.run(["status"]).exits(4).any_stdout());
+    }
+    serves.store(true, Ordering::SeqCst);
+    drop(machine.run(["login", "groq"]).exits(0).any_stderr());
+    drop(machine.run(["status"]).exits(0).any_stdout());
+}
+
+#[test]
+fn a_token_that_no_command_would_use_is_no_login() {
+    let ending = || polls([]).granted().logged_in();
+    for machine in [
+        ending().field("refresh_token", Value::Null).expires_in(25),
+        ending().granted_by("http://127.0.0.1:1").expires_in(10),
+    ] {
+        drop(machine.run(["token"]).exits(4).any_stderr());
+        drop(machine.run(["login"]).exits(0).any_stderr());
+        assert_eq!(machine.server.asked(Ask::Poll).len(), 1, "it logged in");
+    }
 }

@@ -191,7 +191,7 @@ fn is_replaceable(source: &CredentialSource, credential: &Credential) -> Option<
     if credential.is_lasting() || credential.identity.is_some() {
         return None;
     }
-    let error = source.store.check_writable(SecretStore::File).err()?;
+    let error = source.store.check_writable(SecretStore::File, "").err()?;
     let report = Report::of(&error);
     let what = format!("`{}` cannot be renewed: {}", source.profile, report.message);
     Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "check the mode and owner of that directory".into())))

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{Attempt, outcome};
 use crate::credentials::{
-    self, Credential, CredentialSource, Kind, State, Stored, Why, chosen_model_of, renew, state_of,
+    self, Credential, CredentialSource, Kind, MARGIN, State, Stored, Why, chosen_model_of, renew, state_of,
 };
 use crate::error::note;
 use crate::profile::SecretStore;
@@ -106,14 +106,15 @@ impl Attempt<'_> {
     }
 }
 
-/// A login that works: valid, or renewed just now. A renewal that fails leaves the question to a new login.
+/// A login that works: valid for the usual margin, or renewed just now. A renewal that fails leaves the question to a new login.
 pub(super) fn working_login(source: &CredentialSource) -> Result<Option<Credential>> {
     let stored = source.load()?;
     let state = state_of(source, &stored);
     let Stored::Present(credential) = stored else { return Ok(None) };
+    let lasts = credential.is_lasting() || credential.left((source.clock)()).is_some_and(|left| left >= MARGIN);
     match state {
-        State::Valid => Ok(Some(credential)),
-        State::Refreshable => Ok(renew(source, &credential, Why::Asked).ok()),
+        State::Valid if lasts => Ok(Some(credential)),
+        State::Valid | State::Refreshable => Ok(renew(source, &credential, Why::Asked).ok()),
         _ => Ok(None),
     }
 }

@@ -9,7 +9,9 @@ use super::Attempt;
 use super::key_input::{ask_for, given};
 use super::key_verification::{check_owner, model, verify};
 use super::target::{self, Target};
-use crate::credentials::{NO_KEY, NewKey, Stored, Verification, chosen_model_of, remember_verification, store_key};
+use crate::credentials::{
+    NO_KEY, NewKey, Stored, Verification, api_refusal, chosen_model_of, remember_verification, store_key,
+};
 use crate::error::{Failed, Failure, note};
 use crate::profile::SecretStore;
 use crate::secret::Secret;
@@ -106,7 +108,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     }
     check_owner(attempt, &secret)?;
     let store = if command.is_some() { SecretStore::Command } else { attempt.keep_in };
-    attempt.source.store.check_writable(store)?;
+    attempt.check_writable(store)?;
     attempt.warn_of_terms(secret.expose());
     let (target, verification) = if attempt.args.no_verify {
         (targets.remove(0), None)
@@ -126,14 +128,16 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     }
     let model = model(attempt, &secret, &target, verification.as_ref());
     let key = NewKey { secret, base_url: target.base_url, region: target.region, model, command, store };
-    let credential = store_key(&attempt.source, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
+    let mut credential = store_key(&attempt.source, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
+    // What is remembered of a key goes by the key, wherever it is stored.
+    credential.access_token = key.secret;
     if let Some(verification) = &verification {
         remember_verification(&attempt.source, &credential, verification);
     }
     attempt.conclude(&credential, verification)
 }
 
-/// Whether key, place and model are those that are stored.
+/// Whether key, place and model are those that are stored. A key that the API has rejected is verified again.
 fn is_unchanged(attempt: &Attempt, secret: &Secret, command: Option<&str>, targets: &[Target]) -> Result<bool> {
     let (Some(stored), false) = (attempt.stored_key(), attempt.args.force) else { return Ok(false) };
     let place = Target::of(&attempt.provider, stored)?;
@@ -143,7 +147,10 @@ fn is_unchanged(attempt: &Attempt, secret: &Secret, command: Option<&str>, targe
         Some(_) => stored.command.as_deref() == command,
         None => stored.access_token == *secret && stored.secret_store == attempt.keep_in,
     };
-    Ok(same_key && same_place && same_model)
+    let mut credential = stored.clone();
+    credential.access_token = secret.clone();
+    let is_rejected = !attempt.args.no_verify && api_refusal(&attempt.source, &credential).is_some();
+    Ok(same_key && same_place && same_model && !is_rejected)
 }
 
 /// Another process may have stored another key while this one verified the old one.

@@ -20,6 +20,7 @@ use super::print_json;
 use crate::cli::{Global, LoginArgs, StoreChoice};
 use crate::credentials::{Credential, CredentialSource, Stored};
 use crate::error::{Failed, Failure, Report, note};
+use crate::platform::tools;
 use crate::profile::{ProfileName, SecretStore};
 use crate::providers::Provider;
 use crate::session::{Session, Surroundings};
@@ -97,7 +98,7 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     if !attempt.asks_for_a_new_login() && attempt.keeps_existing()? {
         return Ok(());
     }
-    attempt.source.store.check_writable(attempt.keep_in)?;
+    attempt.check_writable(attempt.keep_in)?;
     if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) }
 }
 
@@ -189,6 +190,17 @@ impl Attempt<'_> {
         let profile =
             if self.profile.as_str() == provider { String::new() } else { format!(" --profile {}", self.profile) };
         format!("qwenauth login {provider}{profile}")
+    }
+
+    /// Checks that the login could be stored, before anything is asked for it.
+    fn check_writable(&self, store: SecretStore) -> Result<()> {
+        let mut login = self.command_line();
+        for (option, value) in [("--base-url", &self.args.base_url), ("--region", &self.args.region)] {
+            if let Some(value) = value {
+                login = format!("{login} {option} {}", tools::quoted(value));
+            }
+        }
+        self.source.store.check_writable(store, &login)
     }
 
     fn opens_browser(&self) -> bool {

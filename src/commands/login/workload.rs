@@ -22,7 +22,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
         None => target::likely(provider, None)?.remove(0).base_url,
     };
     let identity = identity(attempt, &base_url)?;
-    attempt.source.store.check_writable(SecretStore::File)?;
+    attempt.check_writable(SecretStore::File)?;
     let place = identity.place();
     let credential = identified(provider, identity, base_url);
     let model = args.model.clone().or_else(|| kept_model(attempt));

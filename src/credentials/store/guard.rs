@@ -297,10 +297,10 @@ impl Guard {
         match self.remove_entries(&self.entries()) {
             Ok(()) => {}
             Err(trouble @ Trouble::Missing(_)) => {
-                let failed = keyring::failed(&profile, "clear", trouble);
+                let failed = keyring::failed(&keyring::login_of(&profile), "clear", trouble);
                 note(&format!("warning: the secret of `{profile}` stays in the keyring: {failed}"));
             }
-            Err(trouble) => return keyring::failed(&profile, "clear", trouble).err(),
+            Err(trouble) => return keyring::failed(&keyring::login_of(&profile), "clear", trouble).err(),
         }
         files::remove_unfinished(&self.store.path)?;
         files::remove_credential(&self.store.path)

@@ -27,19 +27,37 @@ pub(super) fn new_name() -> String {
 
 /// Stores a secret and reads it back.
 pub(super) fn write(profile: &str, name: &str, secret: &[u8]) -> Result<()> {
-    let trouble = |trouble| failed(profile, "write to", trouble);
-    split(secret, MAX_VALUE, |part, bytes| keyring::write(Entry { profile, name: &named(name, part) }, bytes))
-        .map_err(trouble)?;
-    match read(profile, name)? {
+    try_write(profile, name, secret).map_err(|trouble| failed(&login_of(profile), "write to", trouble).into())
+}
+
+fn try_write(profile: &str, name: &str, secret: &[u8]) -> Result<(), Trouble> {
+    split(secret, MAX_VALUE, |part, bytes| keyring::write(Entry { profile, name: &named(name, part) }, bytes))?;
+    match try_read(profile, name)? {
         Some(stored) if *stored == *secret => Ok(()),
-        _ => Err(trouble(Trouble::Failed("it does not return what was stored".into())).into()),
+        _ => Err(Trouble::Failed("it does not return what was stored".into())),
     }
 }
 
 /// The secret of that name. Returns `None` if it is missing or incomplete.
 pub(super) fn read(profile: &str, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    try_read(profile, name).map_err(|trouble| failed(&login_of(profile), "read", trouble).into())
+}
+
+fn try_read(profile: &str, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, Trouble> {
     joined(|part| keyring::read(Entry { profile, name: &named(name, part) }))
-        .map_err(|trouble| failed(profile, "read", trouble).into())
+}
+
+/// Stores a value and removes it. `login`: the command line of the login that needs it.
+pub(super) fn check_writable(profile: &str, login: &str) -> Result<()> {
+    let name = new_name();
+    try_write(profile, &name, b"can this be stored?")
+        .and_then(|()| remove(profile, &name))
+        .map_err(|trouble| failed(login, "write to", trouble).into())
+}
+
+/// The command line that changes the login of a stored profile.
+pub(super) fn login_of(profile: &str) -> String {
+    format!("qwenauth login --profile {profile}")
 }
 
 /// Removes the secret of that name, starting with its first entry.
@@ -98,14 +116,14 @@ fn count(first: &[u8]) -> Option<usize> {
     number.parse().ok().filter(|parts| *parts <= MAX_PARTS)
 }
 
-/// Converts a keyring's error for the user and the exit code. `what`: the attempted action.
-pub(super) fn failed(profile: &str, what: &str, trouble: Trouble) -> Failed {
+/// Converts a keyring's error for the user and the exit code. `login`: the command line that logs in again. `what`: the
+/// attempted action.
+pub(super) fn failed(login: &str, what: &str, trouble: Trouble) -> Failed {
     let cannot = |failure, why: &str| {
         Failed::new(failure, format!("cannot {what} the keyring ({NAME}): {why}")).because(Reason::Storage)
     };
     let elsewhere = format!(
-        "for unattended use run `qwenauth login --profile {profile} --api-key-command COMMAND`, or set `QWENAUTH_API_KEY_FILE` to a key \
-         file"
+        "without a desktop, run `{login} --api-key-command COMMAND`, or set `QWENAUTH_API_KEY_FILE` to a key file"
     );
     match trouble {
         Trouble::Missing(why) => {

@@ -170,18 +170,14 @@ impl Store {
     }
 
     /// Checks that a credential could be stored, before the user is asked to approve a login. Leaves no files.
-    pub(crate) fn check_writable(&self, secret: SecretStore) -> Result<()> {
+    /// `login`: the command line of that login.
+    pub(crate) fn check_writable(&self, secret: SecretStore, login: &str) -> Result<()> {
         files::check_writable(&files::resolve(&self.path)?)?;
         let lock = self.lock_path()?;
         if lock.exists() {
             drop(files::open_private(&lock)?);
         }
-        if secret != SecretStore::Keyring {
-            return Ok(());
-        }
-        let (profile, name) = (self.profile(), keyring::new_name());
-        keyring::write(&profile, &name, b"can this be stored?")?;
-        keyring::remove(&profile, &name).map_err(|trouble| keyring::failed(&profile, "write to", trouble).into())
+        if secret == SecretStore::Keyring { keyring::check_writable(&self.profile(), login) } else { Ok(()) }
     }
 
     /// The draft that [`Guard::complete`] would read.
