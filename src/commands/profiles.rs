@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{print, print_document};
 use crate::cli::ProfilesArgs;
 use crate::credentials::{Kind, Stored};
-use crate::error::printable;
+use crate::error::{Report, note, printable};
 use crate::say::Screen;
 use crate::session::Session;
 
@@ -15,14 +15,19 @@ pub(crate) fn run(args: &ProfilesArgs, session: &Session) -> Result<()> {
     let mut lines = Vec::new();
     for profile in session.profiles()? {
         let source = session.source_of(&profile);
-        let (provider, kind, shown, store) = match source.load_record()? {
-            Stored::Present(credential) => {
+        let (provider, kind, shown, store) = match source.load_record() {
+            // One that cannot be read does not hide the others.
+            Err(error) => {
+                note(&format!("warning: {}", Report::of(&error).message));
+                (None, "unreadable", "unreadable", "file")
+            }
+            Ok(Stored::Present(credential)) => {
                 let kind = if credential.kind == Kind::ApiKey { "api_key" } else { "oauth" };
                 let shown = if credential.is_keyless() { "no_key" } else { kind };
                 (Some(credential.provider_name().to_owned()), kind, shown, credential.secret_store.name())
             }
-            Stored::Damaged(_) => (None, "damaged", "damaged", "file"),
-            Stored::Missing => continue,
+            Ok(Stored::Damaged(_)) => (None, "damaged", "damaged", "file"),
+            Ok(Stored::Missing) => continue,
         };
         let active = session.credential_variable().is_none() && profile == session.profile;
         rows.push(json!({

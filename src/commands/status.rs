@@ -40,8 +40,7 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
     };
     let stored = profiles.iter().map(|profile| (session.source_of(profile), !has_given && *profile == session.profile));
     let sources = given.into_iter().map(|source| (source, true)).chain(stored);
-    let rows =
-        sources.map(|(source, active)| Row::of(&source, active, session, args.check)).collect::<Result<Vec<_>>>()?;
+    let rows: Vec<Row> = sources.map(|(source, active)| Row::of(&source, active, session, args.check)).collect();
     if args.json {
         let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
         print_document(&value)?;
@@ -72,6 +71,7 @@ struct Row {
     kind: Kind,
     active: bool,
     state: State,
+    is_unreadable: bool,
     expires_at: Option<String>,
     left: Option<Duration>,
     is_renewable: bool,
@@ -97,17 +97,23 @@ struct Row {
 }
 
 impl Row {
-    fn of(source: &CredentialSource, active: bool, session: &Session, check: bool) -> Result<Self> {
-        let (stored, elsewhere) = loaded(source)?;
-        let mut state = if elsewhere.is_some() { State::Missing } else { state_of(source, &stored) };
+    /// What is wrong with one profile is a problem in its row: it does not hide the others.
+    fn of(source: &CredentialSource, active: bool, session: &Session, check: bool) -> Self {
+        let (stored, trouble) = loaded(source);
+        let state = match (&stored, &trouble) {
+            (Stored::Present(_), Some(_)) => State::Missing,
+            _ => state_of(source, &stored),
+        };
+        let known = if matches!(stored, Stored::Present(_)) { None } else { source.known_provider() };
         let mut row = Self {
             profile: source.profile.clone(),
-            provider: source.profile.clone(),
+            provider: known.as_ref().map_or_else(|| source.profile.clone(), |provider| provider.name.clone()),
             place: None,
             key: None,
-            kind: Kind::Oauth,
+            kind: if known.is_some_and(|provider| provider.oauth().is_none()) { Kind::ApiKey } else { Kind::Oauth },
             active,
             state,
+            is_unreadable: trouble.is_some() && matches!(stored, Stored::Damaged(_)),
             expires_at: None,
             left: None,
             is_renewable: false,
@@ -128,73 +134,97 @@ impl Row {
             overridden_by: Vec::new(),
             checked: None,
         };
-        match &stored {
+        match stored {
             Stored::Missing => row.problems.push(match session.source() {
                 Err(error) if row.active => Report::of(&error).message,
                 _ => format!("not logged in; {}", source.login_hint()),
             }),
-            Stored::Damaged(why) => row.problems.push(format!("the credential file is damaged: {why}")),
+            Stored::Damaged(why) => {
+                row.problems.push(trouble.unwrap_or_else(|| format!("the credential file is damaged: {why}")));
+            }
             Stored::Present(credential) => {
-                row.kind = credential.kind;
-                row.store = store_of(credential);
-                row.problems.extend(elsewhere.map(|report| Failed::from(report).sentence()));
-                row.expires_at = credential.expires_at.and_then(rfc3339);
-                row.identity = credential.identity.as_ref().map(|identity| identity.place());
-                row.created_at.clone_from(&credential.created_at);
-                row.left = credential.left((source.clock)());
-                row.is_renewable = credential.refresh_token.is_some();
-                credential.provider_name().clone_into(&mut row.provider);
-                match Endpoint::of(source, credential, None) {
-                    Ok(endpoint) => {
-                        row.overridden_by = overridden_by(credential, &endpoint.base_url);
-                        row.base_url = Some(endpoint.base_url);
-                        row.model = endpoint.model;
-                    }
-                    Err(error) => row.problems.push(Report::of(&error).message),
-                }
-                row.key = masked_key(credential, session);
-                if let Ok(provider) = source.provider(credential) {
-                    row.place = Some(place(&provider, row.base_url.as_deref()));
-                    let owner = gateway::account_id(&provider, credential, source.store.path());
-                    row.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (source.clock)());
-                }
-                row.left_of = stated(source, session)?;
-                if let Err(error) = check_origin(source, credential) {
-                    row.problems.push(Report::of(&error).message);
-                }
-                let hint = source.login_hint();
-                if let Some(refusal) = api_refusal(source, credential).filter(|_| !check) {
-                    row.left = None;
-                    row.problems.push(format!("the API rejects the credential: {}", refusal.reason));
-                } else if state == State::Refused && row.base_url.is_some() && !check {
-                    row.problems.push(match row.left {
-                        Some(left) => format!("the login expires in {}; {hint}", in_words(left)),
-                        None => format!("the server rejected the refresh token; {hint}"),
-                    });
-                }
-                if let Some(identity) = &credential.identity {
-                    row.problems.extend(identity.problem(source).map(|failed| failed.message));
-                } else if state == State::Expired && credential.refresh_token.is_none() {
-                    row.problems.push(format!("the token has expired and cannot be renewed; {hint}"));
-                }
+                row.problems.extend(trouble);
+                row.describe(source, session, &credential);
                 let usable = row.left.is_some()
                     || credential.is_lasting()
                     || state == State::Refreshable && row.identity.is_some();
-                if check && usable && state != State::Missing && row.base_url.is_some() {
-                    row.check(source, credential)?;
-                    state = state_of(source, &stored);
-                }
+                let asks = check && usable && state != State::Missing && row.base_url.is_some();
+                let credential = if asks { row.check(source, credential) } else { credential };
+                row.judge(source, &credential, check);
             }
         }
-        row.state = state;
-        Ok(row)
+        row
     }
 
-    /// Asks the API about the login.
-    fn check(&mut self, source: &CredentialSource, credential: &Credential) -> Result<()> {
-        self.checked = Some(match verify(source, credential)? {
+    /// What the credential says of itself.
+    fn describe(&mut self, source: &CredentialSource, session: &Session, credential: &Credential) {
+        self.kind = credential.kind;
+        self.store = store_of(credential);
+        self.expires_at = credential.expires_at.and_then(rfc3339);
+        self.identity = credential.identity.as_ref().map(|identity| identity.place());
+        self.created_at.clone_from(&credential.created_at);
+        self.left = credential.left((source.clock)());
+        self.is_renewable = credential.refresh_token.is_some();
+        credential.provider_name().clone_into(&mut self.provider);
+        match Endpoint::of(source, credential, None) {
+            Ok(endpoint) => {
+                self.overridden_by = overridden_by(credential, &endpoint.base_url);
+                self.base_url = Some(endpoint.base_url);
+                self.model = endpoint.model;
+            }
+            Err(error) => self.problems.push(Report::of(&error).message),
+        }
+        self.key = masked_key(credential, session);
+        if let Ok(provider) = source.provider(credential) {
+            self.place = Some(place(&provider, self.base_url.as_deref()));
+            let owner = gateway::account_id(&provider, credential, source.store.path());
+            self.limits = exhausted(&session.config.paths.state, &provider.name, &owner, (source.clock)());
+        }
+        self.left_of = stated(source, session).unwrap_or_else(|error| {
+            log::warn!("cannot read what is left of limits: {error:#}");
+            Vec::new()
+        });
+        if let Err(error) = check_origin(source, credential) {
+            self.problems.push(Report::of(&error).message);
+        }
+    }
+
+    /// Adds why the credential is not good for long, unless the API has said so just now.
+    fn judge(&mut self, source: &CredentialSource, credential: &Credential, check: bool) {
+        let hint = source.login_hint();
+        if let Some(refusal) = api_refusal(source, credential) {
+            self.left = self.left.filter(|_| check);
+            if !matches!(self.checked, Some("refused" | "exhausted")) {
+                self.problems.push(format!("the API rejects the credential: {}", refusal.reason));
+            }
+        } else if self.state == State::Refused && self.base_url.is_some() {
+            self.problems.push(match self.left {
+                Some(left) => format!("the login expires in {}; {hint}", in_words(left)),
+                None => format!("the server rejected the refresh token; {hint}"),
+            });
+        }
+        if let Some(identity) = &credential.identity {
+            self.problems.extend(identity.problem(source).map(|failed| failed.message));
+        } else if self.state == State::Expired && credential.refresh_token.is_none() {
+            self.problems.push(format!("the token has expired and cannot be renewed; {hint}"));
+        }
+    }
+
+    /// Asks the API about the login. Returns it with the key that its command printed.
+    fn check(&mut self, source: &CredentialSource, credential: Credential) -> Credential {
+        let credential = match source.with_secret(credential.clone()) {
+            Ok(credential) => credential,
+            Err(error) => {
+                self.problems.push(sentence(&error));
+                self.state = State::Missing;
+                return credential;
+            }
+        };
+        let verification =
+            verify(source, &credential).unwrap_or_else(|error| Verification::Unclear(Report::of(&error).into()));
+        self.checked = Some(match verification {
             Verification::Accepted => {
-                self.left_of.extend(allowance(source, credential, self.base_url.as_deref()));
+                self.left_of.extend(allowance(source, &credential, self.base_url.as_deref()));
                 "accepted"
             }
             Verification::Refused(why) => {
@@ -215,7 +245,8 @@ impl Row {
                 "unclear"
             }
         });
-        Ok(())
+        self.state = state_of(source, &Stored::Present(credential.clone()));
+        credential
     }
 
     fn json(&self) -> Value {
@@ -298,12 +329,20 @@ fn place(provider: &Provider, base_url: Option<&str>) -> String {
     }
 }
 
-/// What is stored, without its secret and with the reason where the keyring does not give it out.
-fn loaded(source: &CredentialSource) -> Result<(Stored, Option<Report>)> {
-    match (source.load(), source.load_record()) {
-        (Err(error), Ok(record)) => Ok((record, Some(Report::of(&error)))),
-        (stored, _) => Ok((stored?, None)),
+/// What is stored, without its secret and with the reason where the keyring or the file cannot be read.
+fn loaded(source: &CredentialSource) -> (Stored, Option<String>) {
+    match source.load() {
+        Ok(stored) => (stored, None),
+        Err(error) => {
+            let trouble = sentence(&error);
+            (source.load_record().unwrap_or_else(|_| Stored::Damaged(String::new())), Some(trouble))
+        }
     }
+}
+
+/// An error and its remedy in one line.
+fn sentence(error: &anyhow::Error) -> String {
+    Failed::from(Report::of(error)).sentence()
 }
 
 /// Where the secret is, if not in the file. Of a command its program only: its arguments may say more.

@@ -849,3 +849,29 @@ fn doctor_names_a_pipe_of_another_user() {
         machine.shell("$QWENAUTH doctor | grep '^fail  cert'").stdout(&told);
     }
 }
+
+#[test]
+fn a_credential_that_may_not_be_read_hides_no_other_profile() {
+    if !is_root() {
+        return;
+    }
+    let machine = Machine::new().logged_in();
+    let path = machine.profiles().join("work.json");
+    write_private(
+        &path,
+        r#"{"provider":"groq","api_key":"granted-key-1","base_url":"https://api.groq.com/openai/v1"}"#,
+    );
+    let machine = machine.unprivileged();
+    give(&path, OTHER, 0o644);
+    let why = "work.json` belongs to another user (uid 12345)";
+    let mut outcome = machine.run(["profiles", "--json"]).exits(0).any_stderr();
+    let told = outcome.json();
+    assert_eq!((&told["profiles"][0]["profile"], &told["profiles"][1]["kind"]), (&json!("qwen"), &json!("unreadable")));
+    assert!(outcome.stderr.starts_with("qwenauth: warning: ") && outcome.stderr.contains(why), "{outcome}");
+    let mut outcome = machine.run(["status", "--all", "--json"]).exits(4);
+    let told = outcome.json();
+    assert_eq!((&told["profiles"][0]["state"], &told["profiles"][1]["state"]), (&json!("valid"), &json!("damaged")));
+    assert!(told["profiles"][1]["problems"][0].as_str().unwrap().contains(why), "{told}");
+    let outcome = machine.run(["status", "--all"]).exits(4).any_stdout();
+    assert!(outcome.stdout.contains("credential  cannot be read\n"), "{outcome}");
+}

@@ -229,3 +229,23 @@ fn the_password_manager_pass_can_hold_the_key() {
     machine.run(["token"]).stdout(&format!("{KEY}\n"));
     run(&["gpgconf", "--kill", "all"], "");
 }
+
+#[test]
+fn status_says_what_is_wrong_with_a_key_command_beside_the_other_profiles() {
+    let machine = by(machine(), "false").logged_in().expires_in(-60).field("refresh_token", Value::Null);
+    let mut outcome = machine.run(["status", "--all", "--check", "--json"]).exits(4);
+    let told = outcome.json();
+    let [qwen, groq] = ["qwen", "groq"]
+        .map(|name| told["profiles"].as_array().unwrap().iter().find(|told| told["profile"] == name).unwrap());
+    assert_eq!((&qwen["state"], &groq["state"]), (&json!("expired"), &json!("missing")), "{told}");
+    assert!(groq["problems"][0].as_str().unwrap().contains("the key command `false`"), "{told}");
+    let outcome = machine.run(["status", "--check", "--profile", "groq"]).exits(4).any_stdout();
+    assert!(outcome.stdout.contains("credential  by command `false`, which gave no key\n"), "{outcome}");
+}
+
+#[test]
+fn a_key_of_a_command_that_the_api_rejects_is_rejected_in_its_check() {
+    let machine = by(crate::keys::refuses(machine(), "/groq/v1/models"), &format!("echo {KEY}"));
+    let mut outcome = machine.run(["status", "--check", "--json"]).exits(4);
+    assert_eq!(outcome.json()["profiles"][0]["state"], "refused", "{outcome}");
+}

@@ -107,8 +107,21 @@ fn a_check_that_succeeds_clears_the_rejection() {
 #[test]
 fn an_unreachable_api_changes_nothing() {
     let machine = refused().scripted(Ask::Chat, Reply::html(503));
-    drop(machine.run(["status", "--check"]).exits(4).any_stdout());
+    let mut outcome = machine.run(["status", "--check", "--json"]).exits(4);
+    let problems = outcome.json()["profiles"][0]["problems"].clone();
+    assert_eq!(problems[1], "the API rejects the credential: it answered 401: no access", "{problems}");
     assert_eq!(state(&machine)["state"], "refused");
+}
+
+#[test]
+fn a_check_says_why_a_login_is_refused_whose_access_token_the_api_accepts() {
+    let machine = Machine::new().logged_in().granted_here().expires_in(300);
+    let machine = machine.refresh(Reply::error(400, "invalid_grant")).scripted(Ask::Chat, chat());
+    drop(machine.run(["refresh"]).exits(4).any_stderr());
+    let mut outcome = machine.run(["status", "--check", "--json"]).exits(4);
+    let told = outcome.json()["profiles"][0].clone();
+    assert_eq!((&told["state"], &told["checked"]), (&json!("refused"), &json!("accepted")), "{told}");
+    assert!(told["problems"][0].as_str().unwrap_or_default().starts_with("the login expires in "), "{told}");
 }
 
 #[test]

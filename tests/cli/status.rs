@@ -128,3 +128,10 @@ fn status_writes_nothing() {
     drop(machine.run(["status"]).exits(4).any_stdout().any_stderr());
     assert_eq!(std::fs::read_dir(machine.home()).unwrap().count(), 0);
 }
+
+#[test]
+fn what_is_not_stored_is_of_the_kind_that_its_provider_has() {
+    let mut outcome = Machine::new().run(["status", "--json", "--profile", "groq"]).exits(4);
+    let told = outcome.json()["profiles"][0].clone();
+    assert_eq!((&told["provider"], &told["kind"]), (&json!("groq"), &json!("api_key")), "{told}");
+}

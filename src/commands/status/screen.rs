@@ -100,10 +100,12 @@ impl Row {
     fn credential(&self) -> String {
         let left = self.left.map(in_words);
         match (self.state, left) {
-            (State::Missing, _) => match &self.store {
-                Some(store) => format!("in the {store}, which cannot be read"),
+            (State::Missing, _) => match self.store.as_deref() {
+                Some("keyring") => "in the keyring, which cannot be read".to_owned(),
+                Some(command) => format!("by {command}, which gave no key"),
                 None => "not stored".to_owned(),
             },
+            (State::Damaged, _) if self.is_unreadable => "cannot be read".to_owned(),
             (State::Damaged, _) => "damaged".to_owned(),
             (State::Refused, Some(left)) => format!("rejected, {left} left"),
             (State::Refused, None) => match &self.key {
