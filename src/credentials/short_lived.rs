@@ -60,7 +60,7 @@ pub(crate) fn short_lived(
         .map_err(|trouble| trouble.failed(&host).reworded(not_issued))?;
     let minted = match reply.status {
         200 => Fields::of(&reply.body).and_then(|fields| {
-            let token = fields.secret_string("token").filter(is_sendable)?;
+            let token = fields.secret("token").filter(is_sendable)?;
             Some(Minted { token, expires_at: fields.number("expires_at") })
         }),
         401 | 403 if !reply.is_html() => {

@@ -136,7 +136,9 @@ fn token_reply(bytes: &[u8]) {
             assert!(!error.sentence(&[]).contains(char::is_control));
         }
         TokenReply::Pending => assert!((200..300).contains(&reply.status)),
-        TokenReply::NotOauth(why) => assert!(why.len() < 200 && !why.contains(char::is_control), "{why}"),
+        TokenReply::NotOauth(why) | TokenReply::NoToken(why) => {
+            assert!(why.len() < 200 && !why.contains(char::is_control), "{why}")
+        }
     }
 }
 
@@ -237,7 +239,7 @@ fn config(bytes: &[u8]) {
     let paths = Paths { config: nowhere(), data: nowhere(), state: nowhere(), qwen: Some(nowhere()) };
     let mut config = Config {
         paths,
-        profile: None,
+        profile: Ok(None),
         store: None,
         directories: Vec::new(),
         overrides: Overrides::default(),

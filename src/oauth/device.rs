@@ -345,6 +345,9 @@ impl Authorization {
         };
         match reply::read(&reply) {
             TokenReply::Granted(grant) => Poll::TokenResponse(grant),
+            TokenReply::NoToken(why) => {
+                Poll::Over(Failed::new(Failure::Other, format!("the login was approved, but {why}")).hint(UNCHANGED))
+            }
             TokenReply::Pending => Poll::Pending,
             TokenReply::Error(error) => self.judge(server, &error, reply.status),
             TokenReply::NotOauth(_) if reply.status == 429 => Poll::SlowDown,

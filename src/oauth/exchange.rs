@@ -73,7 +73,7 @@ pub(crate) fn request(
         TokenReply::NotOauth(_) if matches!(reply.status, 401 | 403) && !reply.is_html() => {
             Err(NotGranted::Refused(format!("`{host}` answered {}", http::describe_status(reply.status))))
         }
-        TokenReply::NotOauth(message) => Err(temporary(quoted(&message, &[id_token]))),
+        TokenReply::NotOauth(message) | TokenReply::NoToken(message) => Err(temporary(quoted(&message, &[id_token]))),
     }
 }
 

@@ -45,6 +45,11 @@ impl Fields {
         self.places.iter().rev().filter(move |(known, _)| known == name).map(|(_, place)| &self.text[place.clone()])
     }
 
+    /// Whether `name` occurs, with any value.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.raw(name).next().is_some()
+    }
+
     /// Whether there is a value of `name` other than `null` and the empty text.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.raw(name).any(|raw| raw != "null" && raw != "\"\"")
@@ -71,12 +76,6 @@ impl Fields {
 
     pub(crate) fn secret(&self, name: &str) -> Option<Secret> {
         self.text(name).map(|text| Secret::new(text.trim().to_owned())).filter(|secret| !secret.expose().is_empty())
-    }
-
-    /// A secret that is a text and not a number.
-    pub(crate) fn secret_string(&self, name: &str) -> Option<Secret> {
-        let text = Zeroizing::new(self.string(name)?);
-        Some(Secret::new(text.trim().to_owned())).filter(|secret| !secret.expose().is_empty())
     }
 
     /// The texts of a list; `None` if the value is not a list.

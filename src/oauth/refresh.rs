@@ -55,7 +55,7 @@ pub(crate) fn request(
             let failed = Failed::new(Failure::Temporary, "the server's response contains no access token");
             Err(NotRenewed::Temporary { failed, again: false, is_kept: false })
         }
-        TokenReply::NotOauth(message) => {
+        TokenReply::NotOauth(message) | TokenReply::NoToken(message) => {
             let again = reply.status >= 500 || reply.status == 429;
             // A server that fails may have accepted the token before, and a proxy that lost its server passed the request
             // on. A server that says it is too busy (RFC 9110 §15.6.4) did not begin.

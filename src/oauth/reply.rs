@@ -9,6 +9,8 @@ use crate::secret::{Secret, quoted};
 /// What a reply of a token endpoint is.
 pub(crate) enum TokenReply {
     Granted(TokenResponse),
+    /// A grant whose access token is missing or cannot be used; with the reason.
+    NoToken(String),
     /// Qwen's `{"status":"pending"}` with a 2xx.
     Pending,
     /// An OAuth error (RFC 6749 §5.2), with any status below 500.
@@ -70,25 +72,30 @@ pub(crate) fn read(reply: &Reply) -> TokenReply {
     }
     match fields {
         Some(fields) if fields.string("status").as_deref() == Some("pending") => TokenReply::Pending,
-        Some(fields) if !fields.has("access_token") => {
-            TokenReply::NotOauth("the server's response contains no access token".into())
+        // Another object with a 2xx may come from a firewall.
+        Some(fields) if GRANT.iter().any(|name| fields.names(name)) => {
+            TokenReply::NoToken("the server's response contains no access token".into())
         }
-        _ => TokenReply::NotOauth("the server's response is not valid JSON".into()),
+        Some(_) => TokenReply::NotOauth("the server's response contains no access token".into()),
+        None => TokenReply::NotOauth("the server's response is not valid JSON".into()),
     }
 }
 
-/// The tokens of a reply. Only a missing access token is an error: an unusual field next to it must not lose what the
+/// The fields of a grant (RFC 6749 §5.1).
+const GRANT: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
+
+/// The tokens of a reply. A number counts as a text. Only a missing access token is an error: an unusual field next to it must not lose what the
 /// old refresh token was exchanged for.
 fn granted(fields: &Fields) -> Option<TokenReply> {
-    let access_token = fields.secret_string("access_token")?;
+    let access_token = fields.secret("access_token")?;
     if !is_sendable(&access_token) {
-        return Some(TokenReply::NotOauth(
+        return Some(TokenReply::NoToken(
             "the access token in the server's response contains characters that are not allowed in an HTTP \
             header"
                 .into(),
         ));
     }
-    let refresh_token = fields.secret_string("refresh_token").filter(is_sendable);
+    let refresh_token = fields.secret("refresh_token").filter(is_sendable);
     let has_unusable_refresh_token = refresh_token.is_none() && fields.has("refresh_token");
     if has_unusable_refresh_token {
         note("the server sent a refresh token that is not a string; the login ends when its access token expires");
@@ -147,7 +154,7 @@ mod tests {
     #[test]
     fn only_a_status_that_says_so_is_pending() {
         assert!(matches!(read(&reply(200, "", r#"{"status":"pending"}"#)), TokenReply::Pending));
-        for body in [r#"{"status":"success"}"#, r#"{"access_token":""}"#, "{}"] {
+        for body in [r#"{"status":"success"}"#, "[]", "{}"] {
             assert!(matches!(read(&reply(200, "", body)), TokenReply::NotOauth(_)), "{body}");
         }
     }
@@ -165,14 +172,35 @@ mod tests {
             let TokenReply::Granted(grant) = read(&reply(200, content_type, body)) else { panic!("{body}") };
             assert_eq!((grant.access_token.expose(), grant.has_unusable_refresh_token), ("at", false), "{body}");
         }
-        for body in [r#"{"access_token":7}"#, r#"{"access_token":{}}"#, r#"{"access_token":" "}"#] {
-            assert!(matches!(read(&reply(200, "", body)), TokenReply::NotOauth(_)), "{body}");
+    }
+
+    #[test]
+    fn a_number_is_a_token() {
+        let TokenReply::Granted(grant) = read(&reply(200, "", r#"{"access_token":12345,"refresh_token":6789}"#)) else {
+            panic!("not granted")
+        };
+        assert_eq!(grant.access_token.expose(), "12345");
+        assert_eq!(grant.refresh_token.unwrap().expose(), "6789");
+    }
+
+    #[test]
+    fn a_grant_without_a_usable_token_is_one_all_the_same() {
+        for body in [
+            r#"{"access_token":{}}"#,
+            r#"{"access_token":" "}"#,
+            r#"{"access_token":""}"#,
+            r#"{"access_token":"文"}"#,
+            r#"{"refresh_token":"rt","expires_in":3600}"#,
+            r#"{"token_type":"Bearer"}"#,
+        ] {
+            assert!(matches!(read(&reply(200, "", body)), TokenReply::NoToken(_)), "{body}");
         }
+        assert!(matches!(read(&reply(200, "", r#"{"status":"pending","access_token":null}"#)), TokenReply::Pending));
     }
 
     #[test]
     fn a_refresh_token_that_cannot_be_sent_is_dropped_and_the_access_token_kept() {
-        for odd in ["5", "{}", "[\"rt\"]", "true", "\"rt\\n2\"", "\"文\""] {
+        for odd in ["{}", "[\"rt\"]", "true", "\"rt\\n2\"", "\"文\""] {
             let body = format!(r#"{{"access_token":"at","refresh_token":{odd}}}"#);
             let TokenReply::Granted(grant) = read(&reply(200, "", &body)) else { panic!("{body}") };
             assert!(grant.refresh_token.is_none() && grant.has_unusable_refresh_token, "{body}");

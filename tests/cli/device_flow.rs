@@ -173,9 +173,21 @@ fn polling_keeps_its_interval_after_malformed_responses() {
 }
 
 #[test]
-fn an_empty_or_malformed_token_is_not_accepted() {
-    for body in [json!({"access_token": ""}), json!({"access_token": 5}), json!([]), json!("granted"), json!(null)] {
+fn polling_continues_after_json_that_is_no_grant() {
+    for body in [json!({"status": "success"}), json!([]), json!("granted"), json!(null)] {
         is_waited_out(Reply::json(200, body));
+    }
+}
+
+#[test]
+fn a_grant_without_a_usable_token_ends_the_login_at_once() {
+    for body in [
+        json!({"access_token": ""}),
+        json!({"access_token": {"token": "granted"}}),
+        json!({"refresh_token": "granted-refresh-1", "token_type": "Bearer", "expires_in": 3600}),
+    ] {
+        let error = "the login was approved, but the server's response contains no access token";
+        ends_the_login(Reply::json(200, body), 1, error, AGAIN);
     }
 }
 

@@ -109,8 +109,20 @@ fn a_renewal_stores_what_was_granted_whatever_surrounds_it() {
 }
 
 #[test]
+fn a_token_that_is_a_number_is_stored_as_its_digits() {
+    let machine = machine(Reply::json(200, device()), |request| {
+        let (number, lifetime) = if request.field("refresh_token").is_empty() { (1, 1) } else { (2, 3600) };
+        let granted = json!({"access_token": 12340 + number, "refresh_token": 67890 + number, "expires_in": lifetime});
+        Reply::json(200, granted)
+    });
+    drop(log_in(&machine).exits(0));
+    machine.run(["token"]).stdout("12342\n");
+    assert_eq!((sent(&machine, "67891"), &machine.profile("corp")["refresh_token"]), (1, &json!("67892")));
+}
+
+#[test]
 fn a_refresh_token_that_is_not_a_text_is_dropped_with_a_line() {
-    for odd in [json!(5), json!({"token": "x"}), json!(["x"]), json!(true), json!("line\nbreak"), json!("文")] {
+    for odd in [json!({"token": "x"}), json!(["x"]), json!(true), json!("line\nbreak"), json!("文")] {
         let mut granted = tokens(1, 3600);
         granted["refresh_token"] = odd.clone();
         let login = machine(Reply::json(200, device()), {

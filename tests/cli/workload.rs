@@ -336,7 +336,7 @@ fn a_token_response_is_read_leniently_and_its_refresh_token_is_not_stored() {
         machine.run(["token"]).stdout("granted-access-1\n");
         assert!(!machine.whole_profile("openrouter").to_string().contains("granted-"));
     }
-    for body in ["{}", r#"{"access_token":7}"#, r#"{"access_token":"a\u0007"}"#, "<html>"] {
+    for body in ["{}", r#"{"access_token":{}}"#, r#"{"access_token":"a\u0007"}"#, "<html>"] {
         let (machine, _) = logged_in_pod();
         machine.server.serve(TOKEN, move |_| Reply::text(200, body));
         drop(machine.run(["token"]).exits(3).any_stderr());
