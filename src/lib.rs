@@ -158,6 +158,11 @@ fn run_command(Cli { global, command }: Cli) -> Result<u8> {
         }
         log::debug!("qwenauth {} on {} {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
     }
+    let mut global = global;
+    if let Command::Use(args) = &command {
+        // Whatever config.toml names: that is what `use` changes.
+        global.profile = Some(args.name.clone());
+    }
     let session = || Session::load(&global, environment);
     match command {
         Command::Token(args) => commands::token::run(&args, &session()?)?,

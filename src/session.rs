@@ -51,7 +51,7 @@ impl Session {
             Some(name) => (ProfileName::parse(name)?, SelectedBy::Option),
             None => match selected_outside(&config, &environment)? {
                 Some(selected) => selected,
-                None => (config.profile.clone().unwrap_or_else(ProfileName::qwen), SelectedBy::Config),
+                None => (config.profile.clone()?.unwrap_or_else(ProfileName::qwen), SelectedBy::Config),
             },
         };
         log::info!(
@@ -282,7 +282,7 @@ impl SelectedBy {
 /// The outcome of making a profile the active one.
 pub(crate) struct Activation {
     /// The active one before, if another.
-    pub(crate) before: Option<ProfileName>,
+    pub(crate) before: Option<String>,
     /// Why another is still used here.
     pub(crate) overridden_by: Option<String>,
 }
@@ -294,11 +294,12 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// `model`: the user's choice, which precedes the profile's and the provider's.
+    /// `model`: the user's choice, which precedes the profile's and the provider's. An empty one is no model at all.
     pub(crate) fn of(source: &CredentialSource, credential: &Credential, model: Option<String>) -> Result<Self> {
         let provider: Provider = source.provider(credential)?;
         let base_url = credential.base_url(&provider)?;
-        Ok(Self { base_url, model: model.or_else(|| model_of(source, credential, &provider)) })
+        let model = model.or_else(|| model_of(source, credential, &provider)).filter(|model| !model.is_empty());
+        Ok(Self { base_url, model })
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::cli::UseArgs;
-use crate::error::{Failed, Failure, nearest, note};
+use crate::error::{Failed, Failure, nearest, note, printable};
 use crate::profile::ProfileName;
 use crate::providers::name_of;
 use crate::session::Session;
@@ -29,7 +29,10 @@ pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
     }
     let activation = session.activate(&profile)?;
     match activation.before {
-        Some(before) => note(&format!("switched from `{before}` to `{profile}`")),
+        Some(before) => {
+            let before = printable(&before);
+            note(&format!("switched from `{before}` to `{profile}`"));
+        }
         None => note(&format!("`{profile}` is already active")),
     }
     if let Some(why) = activation.overridden_by {

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 pub(crate) use self::team::Team;
 use self::team::team_of;
 use crate::environment::{Environment, variable};
-use crate::error::{Failed, Failure, nearest, note, printable};
+use crate::error::{Failed, Failure, Report, nearest, note, printable};
 use crate::hooks;
 use crate::keys::{self, Price, Prices};
 use crate::paths::{self, Paths};
@@ -28,6 +28,9 @@ use crate::secret::Secret;
 /// The keys of config.toml.
 const KEYS: [&str; 8] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "store", "team"];
 
+/// The hint where `profile` is the name of none.
+const CHOOSE: &str = "run `qwenauth use NAME` with a stored profile";
+
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
 
@@ -35,8 +38,9 @@ const EDIT: usize = 4096;
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) paths: Paths,
-    /// `profile = "…"`.
-    pub(crate) profile: Option<ProfileName>,
+    /// `profile = "…"`, if it is the name of one. Where it is not, that is an error only for a command that needs it:
+    /// `--profile` goes before it, and `use` replaces it.
+    pub(crate) profile: Result<Option<ProfileName>, Failed>,
     /// `store = "…"`: where a login keeps its secret.
     pub(crate) store: Option<SecretStore>,
     /// `[directories]`: a path as it is written, and the profile for everything below it.
@@ -67,7 +71,7 @@ impl Config {
         let qwen_oauth_url = environment.qwen_oauth_url.as_ref().map(|url| url.to_string_lossy().into_owned());
         let mut config = Self {
             paths,
-            profile: None,
+            profile: Ok(None),
             store: None,
             directories: Vec::new(),
             overrides: Overrides { qwen_oauth_url, ..Overrides::default() },
@@ -102,14 +106,15 @@ impl Config {
             warnings.push(format!("unknown key `{key}` in `{}`{near}", path.display()));
         }
         self.profile = match table.remove("profile") {
-            Some(toml::Value::String(name)) => {
-                Some(ProfileName::parse(&name).with_context(|| format!("`profile` in `{}`", path.display()))?)
-            }
+            Some(toml::Value::String(name)) => named(&name)
+                .map(Some)
+                .with_context(|| format!("`profile` in `{}`", path.display()))
+                .map_err(|error| Failed::from(Report::of(&error)).hint(CHOOSE)),
             Some(_) => {
-                return Failed::new(Failure::Other, format!("`profile` in `{}` must be a string", path.display()))
-                    .err();
+                let message = format!("`profile` in `{}` must be a string", path.display());
+                Err(Failed::new(Failure::Other, message).hint(CHOOSE))
             }
-            None => None,
+            None => Ok(None),
         };
         self.store = match table.remove("store").as_ref().map(toml::Value::as_str) {
             None => None,
@@ -184,8 +189,8 @@ impl Config {
 
     /// Makes `profile` the one that config.toml names, keeping the rest of the file as it is.
     /// Says which one was named before, if another.
-    pub(crate) fn activate(&self, profile: &ProfileName) -> Result<Option<ProfileName>> {
-        if self.profile.as_ref().unwrap_or(&ProfileName::qwen()) == profile {
+    pub(crate) fn activate(&self, profile: &ProfileName) -> Result<Option<String>> {
+        if self.profile.as_ref().is_ok_and(|named| named.as_ref().unwrap_or(&ProfileName::qwen()) == profile) {
             return Ok(None);
         }
         let path = self.file();
@@ -208,18 +213,21 @@ impl Config {
 
 /// The text of config.toml with `profile` as the active one, and the one before it. Returns `None` if it is active
 /// already. Nothing else changes: comments, line ends and a byte order mark stay.
-pub(crate) fn with_profile(text: &str, profile: &ProfileName) -> Result<Option<(ProfileName, String)>> {
+pub(crate) fn with_profile(text: &str, profile: &ProfileName) -> Result<Option<(String, String)>> {
     let document = toml_edit::Document::parse(text)?;
     let item = document.get("profile");
-    let before = ProfileName::parse(item.and_then(toml_edit::Item::as_str).unwrap_or(QWEN))?;
-    if before == *profile {
+    let named = item.map_or(Some(QWEN), toml_edit::Item::as_str);
+    if named == Some(profile.as_str()) {
         return Ok(None);
     }
-    let edited = match item.and_then(toml_edit::Item::span) {
-        Some(span) => format!("{}\"{profile}\"{}", &text[..span.start], &text[span.end..]),
-        None => with_new_profile(text, profile)?,
-    };
-    Ok(Some((before, edited)))
+    anyhow::ensure!(item.is_none_or(toml_edit::Item::is_value), "`profile` is a table");
+    Ok(Some(match item.and_then(toml_edit::Item::span) {
+        Some(span) => {
+            let edited = format!("{}\"{profile}\"{}", &text[..span.start], &text[span.end..]);
+            (named.unwrap_or(&text[span]).to_owned(), edited)
+        }
+        None => (QWEN.to_owned(), with_new_profile(text, profile)?),
+    }))
 }
 
 fn with_new_profile(text: &str, profile: &ProfileName) -> Result<String> {
@@ -232,6 +240,14 @@ fn with_new_profile(text: &str, profile: &ProfileName) -> Result<String> {
     let edited = document.to_string().replace("\r\n", "\n");
     let has_crlf = body.contains('\n') && body.matches('\n').count() == body.matches("\r\n").count();
     Ok(mark.to_owned() + &if has_crlf { edited.replace('\n', "\r\n") } else { edited })
+}
+
+/// A profile's name as config.toml has it: a wrong one is no error of the command line.
+fn named(name: &str) -> Result<ProfileName> {
+    ProfileName::parse(name).map_err(|error| {
+        let failed = Failed::from(Report::of(&error));
+        Failed { failure: Failure::Other, ..failed }.into()
+    })
 }
 
 /// Errors: a path that depends on the working directory, or what cannot be the name of a profile.
@@ -251,7 +267,7 @@ fn directories(rules: &toml::Value) -> Result<Vec<(String, ProfileName)>> {
         let Some(name) = name.as_str() else {
             return Failed::new(Failure::Other, format!("the profile of `{}` must be a string", printable(path))).err();
         };
-        directories.push((path.clone(), ProfileName::parse(name)?));
+        directories.push((path.clone(), named(name)?));
     }
     Ok(directories)
 }
@@ -314,7 +330,7 @@ fn fallback_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> R
         })?,
         None => BTreeMap::new(),
     };
-    let profiles = names.iter().map(|name| ProfileName::parse(name)).collect::<Result<_>>()?;
+    let profiles = names.iter().map(|name| named(name)).collect::<Result<_>>()?;
     Ok(Fallback { profiles, models })
 }
 
@@ -330,7 +346,7 @@ fn key_files(providers: &toml::Table, path: &Path, environment: &Environment) ->
                 .hint("start it with `/` or `~/`")
                 .err();
         };
-        ProfileName::parse(name).with_context(what)?;
+        named(name).with_context(what)?;
         files.insert(name.clone(), file);
     }
     Ok(files)
@@ -393,11 +409,14 @@ mod tests {
             ("\u{feff}profile = \"home\"\r\n", "\u{feff}profile = \"work\"\r\n"),
             ("\u{feff}# x\r\n[providers.x]\r\n", "\u{feff}profile = \"work\"\r\n# x\r\n[providers.x]\r\n"),
             ("\"profile\" = \"\"\"home\"\"\" # x", "\"profile\" = \"work\" # x"),
+            ("profile = \"Bad\" # x\n", "profile = \"work\" # x\n"),
+            ("profile = 7 # x\n", "profile = \"work\" # x\n"),
             ("", "profile = \"work\"\n"),
             ("[providers.x] # é\n", "profile = \"work\"\n[providers.x] # é\n"),
         ] {
             assert_eq!(edited(before).as_deref(), Some(after), "{before:?}");
         }
         assert_eq!(edited("profile = \"work\" # mine"), None);
+        assert!(with_profile("[profile]\n", &name).is_err());
     }
 }

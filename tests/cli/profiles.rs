@@ -79,7 +79,7 @@ fn a_profile_name_cannot_leave_its_directory() {
         if !name.is_empty() {
             drop(Machine::new().variable("QWENAUTH_PROFILE", name).run(["token"]).exits(2).any_stderr());
             let config = format!("profile = {name:?}\n");
-            drop(Machine::new().configured(&config).run(["token"]).exits(2).any_stderr());
+            drop(Machine::new().configured(&config).run(["token"]).exits(1).any_stderr());
         }
     }
 }
@@ -285,5 +285,17 @@ fn every_document_says_its_schema() {
     machine.server.serve("/v1/chat/completions", |_| Reply::json(200, json!({"choices": []})));
     for command in ["profiles", "providers", "setup", "status", "usage", "doctor"] {
         assert_eq!(machine.run([command, "--json"]).json()["schema"], 1, "{command}");
+    }
+}
+
+#[test]
+fn a_profile_in_the_config_that_is_no_name_is_in_the_way_of_what_needs_it_alone() {
+    for (line, before) in [("\"Bad\"", "Bad"), ("7", "7")] {
+        let machine = both().configured(&format!("# mine\nprofile = {line} # now\n"));
+        let outcome = machine.run(["token"]).exits(1).any_stderr();
+        assert!(outcome.stderr.ends_with("hint: run `qwenauth use NAME` with a stored profile\n"), "{outcome}");
+        machine.run(["token", "--profile", "work"]).stdout("granted-key-of-work\n");
+        machine.run(["use", "qwen"]).stderr(&format!("qwenauth: switched from `{before}` to `qwen`\n"));
+        assert_eq!(fs::read_to_string(machine.config()).unwrap(), "# mine\nprofile = \"qwen\" # now\n");
     }
 }

@@ -114,7 +114,7 @@ impl Attempt<'_> {
             }
             Ok(activation) => {
                 let stored = self.session.config.paths.profiles().unwrap_or_default();
-                let before = activation.before.filter(|before| stored.contains(before));
+                let before = activation.before.filter(|before| stored.iter().any(|name| name.as_str() == before));
                 let before = before
                     .map(|name| format!("the active profile was `{name}`; `qwenauth use {name}` switches back to it"));
                 (activation.overridden_by.is_none(), before.into_iter().chain(activation.overridden_by).collect())
