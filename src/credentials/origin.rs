@@ -177,8 +177,16 @@ pub(super) fn check(
     }
     let theirs = Url::parse(&granted_at)?;
     let (from, to) = shown(&theirs, &server.token_endpoint);
+    let is_usual =
+        endpoints::built_in_server(provider).is_ok_and(|usual| usual.token_endpoint == server.token_endpoint);
     let (named_by, remedy) = if is_moved(source, provider) {
         ("`QWENAUTH_QWEN_OAUTH_URL` names", "unset `QWENAUTH_QWEN_OAUTH_URL`, or log in again there".to_owned())
+    } else if is_usual && provider.name == QWEN && theirs.path() == server.token_endpoint.path() {
+        let (origin, login) = (theirs.origin().ascii_serialization(), source.login_hint());
+        (
+            "without `QWENAUTH_QWEN_OAUTH_URL` the server is",
+            format!("set `QWENAUTH_QWEN_OAUTH_URL={origin}` again, or {login}"),
+        )
     } else {
         ("config.toml now names", format!("restore its `token_endpoint`, or {}", source.login_hint()))
     };
@@ -200,7 +208,7 @@ pub(super) fn check_revocation(
 ) -> Result<(), String> {
     let granted_at = match (read(source, credential.record_token()), &credential.issuer) {
         (Some(origin), _) if origin.token_endpoint != server.token_endpoint.as_str() => {
-            return Err("config.toml now names another `token_endpoint` than at the login".into());
+            return Err("another `token_endpoint` is set now than at the login".into());
         }
         (Some(origin), _) => origin.revocation_endpoint,
         (None, Some(found)) => found.revocation_endpoint.as_ref().map(Url::to_string),

@@ -255,3 +255,15 @@ fn another_revocation_endpoint_is_sent_nothing_of_a_login_without_record_or_refr
     }
     assert!(other.requests().is_empty(), "the stranger was asked");
 }
+
+#[test]
+fn a_variable_that_is_gone_is_named_and_not_a_file() {
+    let machine = Machine::expired().granted_here();
+    let url = machine.server.url();
+    let machine = machine.without_variable(VARIABLE);
+    let error = format!(
+        "the login of `qwen` came from `{{address}}`, and without `{VARIABLE}` the server is `chat.qwen.ai`: nothing was sent"
+    );
+    let hint = format!("set `{VARIABLE}={url}` again, or run `qwenauth login`").replace(&url, "{server}");
+    machine.run(["refresh"]).fails(4, &error, &hint);
+}
