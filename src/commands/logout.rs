@@ -1,7 +1,7 @@
 //! `logout`: remove stored credentials.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::print_json;
 use crate::cli::LogoutArgs;
@@ -19,7 +19,7 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
         note(&format!("the key in `{variable}` is used in this shell until you `unset {variable}`"));
         if !args.all && !session.is_named() {
             if args.json {
-                return print_json(&json!({"profile": null, "removed": false, "revoked": false, "variable": variable}));
+                return print_json(&outcome(session, None, false, false));
             }
             return Ok(());
         }
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
     let profiles = session.config.paths.profiles()?;
     if profiles.is_empty() {
         note("already logged out: there is no stored profile");
-        return Ok(());
+        return if args.json { print_json(&outcome(session, None, false, false)) } else { Ok(()) };
     }
     let names = profiles.iter().map(ProfileName::as_str).collect::<Vec<_>>().join(", ");
     if terminal::can_prompt() && !terminal::confirm(&format!("Log out of {names}?"))? {
@@ -40,6 +40,15 @@ pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
     // A profile that cannot be removed is no reason to keep the others.
     let outcomes: Vec<Result<()>> = profiles.iter().map(|profile| remove(args, session, profile)).collect();
     outcomes.into_iter().collect()
+}
+
+/// One line of `--json`. `variable`: what holds a key that is used all the same.
+fn outcome(session: &Session, profile: Option<&ProfileName>, removed: bool, revoked: bool) -> Value {
+    let mut outcome = json!({"profile": profile.map(ProfileName::as_str), "removed": removed, "revoked": revoked});
+    if let Some(variable) = session.credential_variable() {
+        outcome["variable"] = variable.into();
+    }
+    outcome
 }
 
 fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result<()> {
@@ -66,7 +75,7 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
         credentials::forget(&source, credential);
     }
     if args.json {
-        return print_json(&json!({"profile": profile.as_str(), "removed": removed.is_some(), "revoked": revoked}));
+        return print_json(&outcome(session, Some(profile), removed.is_some(), revoked));
     }
     note(&match (removed.is_some(), revoked) {
         (true, true) => format!("logged out of `{profile}`, and the server has revoked the login"),

@@ -7,7 +7,9 @@
 use std::time::SystemTime;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+use super::document::CredentialDocument;
 use super::{Credential, Identity, Kind};
 use crate::http;
 use crate::oauth::{ClientAuth, Endpoints};
@@ -67,9 +69,9 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
     if bytes.trim_ascii().is_empty() {
         return Err("it is empty".into());
     }
-    let tokens: Tokens = serde_json::from_slice(bytes).map_err(|error| problem(&error))?;
+    let tokens: Tokens = fields_of(bytes)?;
     let fields = match format {
-        Format::Own => serde_json::from_slice(bytes).map_err(|error| problem(&error))?,
+        Format::Own => fields_of(bytes)?,
         Format::QwenCode => Fields::default(),
     };
     let filled = |secret: Option<Secret>| secret.filter(|secret| !secret.expose().is_empty());
@@ -135,6 +137,15 @@ pub(crate) fn read(bytes: &[u8], format: Format) -> Result<Option<Credential>, S
     }))
 }
 
+/// A field that occurs twice counts where it occurs last, as for the `JSON.parse` of Qwen Code.
+fn fields_of<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(bytes).or_else(|error| {
+        let document = CredentialDocument::parse(bytes).ok();
+        let once = document.and_then(|document| document.to_bytes().ok());
+        once.and_then(|once| serde_json::from_slice(&once).ok()).ok_or_else(|| problem(&error))
+    })
+}
+
 /// Editors of other systems put it before the text.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
@@ -183,6 +194,18 @@ mod tests {
         assert_eq!(refused(br#"["secret"]"#), "a field has the wrong type (line 1, column 10)");
         assert_eq!(refused(br#"{"refresh_token":"secret"}"#), "it has no access token");
         assert!(read(b"{}", Format::Own).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_field_that_occurs_twice_counts_where_it_occurs_last() {
+        let bytes = br#"{"access_token":1,"expiry_date":1,"access_token":"at","x":1,"expiry_date":2000,"x":2}"#;
+        for format in [Format::Own, Format::QwenCode] {
+            let credential = read(bytes, format).unwrap().unwrap();
+            assert_eq!(credential.access_token.expose(), "at");
+            assert_eq!(credential.expires_at, Some(from_milliseconds(2000.0)));
+        }
+        let wrong = br#"{"access_token":"at","access_token":1}"#;
+        assert!(read(wrong, Format::Own).unwrap_err().starts_with("a field has the wrong type"));
     }
 
     #[test]

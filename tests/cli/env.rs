@@ -107,3 +107,9 @@ fn a_token_of_less_than_ten_minutes_is_used_unless_min_ttl_is_given() {
     let machine = Machine::new().logged_in().expires_in(300).refresh(Reply::html(200));
     drop(machine.run(["env", "--min-ttl", "10m"]).exits(3).any_stderr().any_stdout());
 }
+
+#[test]
+fn an_empty_model_is_none() {
+    let outcome = Machine::new().logged_in().run(["env", "--model", ""]).any_stdout();
+    assert!(outcome.stdout.contains("unset OPENAI_MODEL;\n"), "{outcome}");
+}

@@ -142,3 +142,18 @@ fn a_placeholder_is_not_a_login_and_is_named() {
         );
     }
 }
+
+/// As `JSON.parse` reads it, so that Qwen Code and this program see the same login.
+#[test]
+fn a_field_that_occurs_twice_counts_where_it_occurs_last() {
+    let machine = Machine::new().logged_in();
+    let text = machine.content().replacen('{', "{\"expiry_date\": 1, \"other\": 1, \"access_token\": 5,", 1);
+    machine.file_written(text);
+    machine.run(["token"]).stdout("granted-access-1\n");
+    let machine = machine.refresh(Reply::tokens("2"));
+    machine.run(["refresh"]);
+    assert_eq!(
+        (machine.credential()["access_token"].clone(), machine.credential()["other"].clone()),
+        ("granted-access-2".into(), 1.into())
+    );
+}

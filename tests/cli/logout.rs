@@ -91,3 +91,13 @@ fn a_profile_that_config_toml_does_not_name_is_not_said_to_be_active() {
          qwenauth: `three` is still the active profile; `qwenauth use four` chooses another\n",
     );
 }
+
+#[test]
+fn logout_prints_json_where_nothing_is_stored_and_names_a_variable_that_holds_a_key() {
+    let mut outcome = Machine::new().run(["logout", "--all", "--json"]).exits(0).any_stderr();
+    assert_eq!(outcome.json(), json!({"profile": null, "removed": false, "revoked": false}));
+    let machine = Machine::new().logged_in().variable("QWENAUTH_API_KEY", "granted-key");
+    let mut outcome = machine.run(["logout", "--profile", "qwen", "--json"]).exits(0).any_stderr();
+    let expected = json!({"profile": "qwen", "removed": true, "revoked": false, "variable": "QWENAUTH_API_KEY"});
+    assert_eq!(outcome.json(), expected);
+}
