@@ -874,4 +874,6 @@ fn a_credential_that_may_not_be_read_hides_no_other_profile() {
     assert!(told["profiles"][1]["problems"][0].as_str().unwrap().contains(why), "{told}");
     let outcome = machine.run(["status", "--all"]).exits(4).any_stdout();
     assert!(outcome.stdout.contains("credential  cannot be read\n"), "{outcome}");
+    drop(outcome);
+    give(&path, NOBODY, 0o600);
 }
