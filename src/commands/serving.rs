@@ -213,6 +213,9 @@ fn announce(name: &ProfileName, models: &BTreeMap<String, String>, provider: &Pr
         return;
     }
     let models: Vec<String> = models.iter().map(|(model, there)| format!("`{model}` → `{there}`")).collect();
-    let price = if provider.price.is_empty() { String::new() } else { format!(", {}", provider.price) };
-    note(&format!("fallback to `{name}` ({}): {}{price}", provider.title, models.join(", ")));
+    let (title, models) = (&provider.title, models.join(", "));
+    note(&match provider.price.as_str() {
+        "" => format!("fallback to `{name}` ({title}): {models}"),
+        price => format!("fallback to `{name}` ({title}): {models}, {price}"),
+    });
 }

@@ -107,12 +107,15 @@ fn say_done(tool: &Tool, args: &SetupArgs, access: &Access, paths: &ToolPaths, a
             kept.display()
         ));
     }
-    let done = if applied.changed { "uses" } else { "already uses" };
-    let what = match &args.gateway_url {
-        Some(_) => format!("the gateway at `{}`", access.base_url),
-        None => format!("profile `{}`", access.profile),
-    };
-    note(&format!("{} {done} {what}, model `{}`: `{file}`", tool.title, access.model));
+    let (title, model) = (tool.title, &access.model);
+    note(&match (&args.gateway_url, &access.base_url, &access.profile) {
+        (Some(_), url, _) if applied.changed => {
+            format!("{title} uses the gateway at `{url}`, model `{model}`: `{file}`")
+        }
+        (Some(_), url, _) => format!("{title} already uses the gateway at `{url}`, model `{model}`: `{file}`"),
+        (None, _, name) if applied.changed => format!("{title} uses profile `{name}`, model `{model}`: `{file}`"),
+        (None, _, name) => format!("{title} already uses profile `{name}`, model `{model}`: `{file}`"),
+    });
     if !applied.aside.is_empty() && applied.changed {
         let places = applied.aside.join("`, `");
         note(&format!("moved aside; `qwenauth setup {} --remove` restores it: `{places}`", tool.name));

@@ -313,13 +313,13 @@ fn allowance(source: &CredentialSource, credential: &Credential, base_url: Optio
 /// `None` where there is no key. Where it comes from, if not from the file.
 fn masked_key(credential: &Credential, session: &Session) -> Option<String> {
     if credential.command.is_some() {
-        return store_of(credential).map(|store| format!("by {store}"));
+        return Some(format!("by command `{}`", credential.command.as_deref().map(program_of)?));
     }
-    if credential.is_keyless() {
+    if credential.kind != Kind::ApiKey || credential.is_keyless() {
         return None;
     }
-    let place = if credential.secret_store == SecretStore::Keyring { " in the keyring" } else { "" };
-    (credential.kind == Kind::ApiKey).then(|| super::masked_key(credential, &session.config.overrides) + place)
+    let key = super::masked_key(credential, &session.config.overrides);
+    Some(if credential.secret_store == SecretStore::Keyring { format!("{key} in the keyring") } else { key })
 }
 
 fn place(provider: &Provider, base_url: Option<&str>) -> String {

@@ -184,12 +184,12 @@ fn judge(provider: &Provider, status: u16, body: &[u8], token: &Secret, model: O
     let response = Response { status, header: &|_| None, body, model, secrets, now: SystemTime::now() };
     let error = ApiError::read(&response, &provider.errors);
     let said = quoted(&error.message, &[token]);
-    let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-    let answered = || format!("it answered {status}{said}");
+    let with_said = |what: String| if said.is_empty() { what } else { format!("{what}: {said}") };
+    let answered = || with_said(format!("it answered {status}"));
     match error.cause {
         Cause::Credential => Verification::Refused(answered()),
-        Cause::FreeTier | Cause::Unpaid => Verification::Exhausted(format!("{}{said}", error.cause.sentence())),
-        cause if cause.is_window() => Verification::Exhausted(format!("{}{said}", cause.sentence())),
+        Cause::FreeTier | Cause::Unpaid => Verification::Exhausted(with_said(error.cause.sentence().into())),
+        cause if cause.is_window() => Verification::Exhausted(with_said(cause.sentence().into())),
         _ if status == 403 || provider.verify.refused.contains(&status) => Verification::Refused(answered()),
         _ if status == 404 => unclear("it answered 404; base URLs usually end with `/v1`".into()),
         _ => unclear(answered()),

@@ -322,6 +322,41 @@ mod tests {
     }
 
     #[test]
+    fn a_sentence_with_several_values_is_translated_whole() {
+        for (english, chinese, russian) in [
+            (
+                "Codex already uses profile `groq`, model `a b`: `/x y`",
+                "Codex 已在使用配置 `groq`，模型 `a b`：`/x y`",
+                "Codex уже использует профиль `groq`, модель `a b`: `/x y`",
+            ),
+            (
+                "opencode uses the gateway at `http://x`, model `m`: `/x`",
+                "opencode 使用网关 `http://x`，模型 `m`：`/x`",
+                "opencode использует шлюз `http://x`, модель `m`: `/x`",
+            ),
+            (
+                "groq is logged in: Groq, key gsk_…cdef",
+                "groq 已登录：Groq，Key gsk_…cdef",
+                "groq — вход выполнен: Groq, ключ gsk_…cdef",
+            ),
+            (
+                "API key by command `echo`, stored 5 min ago",
+                "API Key 来自命令 `echo`，5 分钟前保存",
+                "ключ API от команды `echo`, сохранён 5 мин назад",
+            ),
+            (
+                "Code: AB-12 (copied to the clipboard)",
+                "用户码：AB-12（已复制到剪贴板）",
+                "Код: AB-12 (скопирован в буфер обмена)",
+            ),
+            ("the key in `/a b/key` is empty", "`/a b/key` 中的 Key 为空", "ключ в `/a b/key` пуст"),
+        ] {
+            assert_eq!(Language::Chinese.translate(english), chinese);
+            assert_eq!(Language::Russian.translate(english), russian);
+        }
+    }
+
+    #[test]
     fn what_others_wrote_stays_whole() {
         // Whatever a server says, none of it is lost by a message that looks alike.
         let said = "; nothing was stored; `{}` {0} the login failed: ";

@@ -217,12 +217,20 @@ fn a_translation_has_the_same_values_and_literals() {
     }
 }
 
+/// The texts between two places.
+fn between(text: &str) -> Vec<String> {
+    let after = text.split('}').skip(1).filter_map(|piece| Some(piece.split_once('{')?.0.to_owned()));
+    after.collect()
+}
+
 #[test]
 fn a_row_says_something_of_its_own() {
     for english in table().keys() {
         let names = places(english);
         let own = numberless(english).chars().filter(|character| !character.is_whitespace()).count();
         assert!(names.is_empty() || own >= 4, "`{english}` fits almost every text");
+        // Which value ends where, no reader of such a text can tell: the first space or nothing would part them.
+        assert!(!between(english).iter().any(|text| text.trim().is_empty()), "`{english}`: two values next to each other");
     }
 }
 

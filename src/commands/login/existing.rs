@@ -72,24 +72,26 @@ impl Attempt<'_> {
         }
         let Some(credential) = working_login(&self.source)? else { return Ok(false) };
         let provider = self.source.provider(&credential)?;
-        let shared = if self.profile.is_qwen() { ", the login Qwen Code uses too" } else { "" };
         if terminal::can_prompt() && !self.args.json {
-            let key = match credential.kind {
-                Kind::ApiKey if credential.command.is_some() => ", key from a command".to_owned(),
-                Kind::ApiKey if credential.is_keyless() => String::new(),
-                Kind::ApiKey => format!(", key {}", self.masked(&credential)),
-                Kind::Oauth => String::new(),
-            };
-            terminal::say(&format!(
-                "{} is logged in: {}{key}{shared}",
-                self.profile,
-                outcome::place(&provider, &credential)?
-            ));
+            let (profile, place) = (&self.profile, outcome::place(&provider, &credential)?);
+            terminal::say(&match credential.kind {
+                Kind::ApiKey if credential.command.is_some() => {
+                    format!("{profile} is logged in: {place}, key from a command")
+                }
+                Kind::ApiKey if !credential.is_keyless() => {
+                    format!("{profile} is logged in: {place}, key {}", self.masked(&credential))
+                }
+                Kind::Oauth if profile.is_qwen() => {
+                    format!("{profile} is logged in: {place}, the login Qwen Code uses too")
+                }
+                Kind::ApiKey | Kind::Oauth => format!("{profile} is logged in: {place}"),
+            });
             if terminal::confirm("Replace it?")? {
                 return Ok(false);
             }
         } else {
             let place = outcome::place(&provider, &credential)?;
+            let shared = if self.profile.is_qwen() { ", the login Qwen Code uses too" } else { "" };
             note(&format!(
                 "already logged in to {place} as profile `{}`{shared}; `--force` logs in again",
                 self.profile

@@ -185,8 +185,11 @@ fn show(attempt: &Attempt, url: &str, deadline: Instant) -> Result<()> {
         print_json(&json!({"event": "authorize_url", "url": url, "expires_at": expires_at}))?;
     }
     let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
-    let copied = attempt.approval_screen().copy(url);
-    terminal::say(&format!("Open this address in a browser{copied}:\n\n"));
+    terminal::say(if attempt.approval_screen().copy(url) {
+        "Open this address in a browser (copied to the clipboard):\n\n"
+    } else {
+        "Open this address in a browser:\n\n"
+    });
     terminal::say(url);
     terminal::say(&format!("\n{host} asks you to approve this login. Approve only if you started this login."));
     Ok(())

@@ -60,15 +60,23 @@ impl Attempt<'_> {
             done = format!("{done}, not verified");
         }
         let (is_active, remarks) = self.active();
-        let active = if is_active { " (active)" } else { "" };
         let profile = &self.profile;
         let screen = Screen::stderr();
         if screen.shows_marks() {
             let mark = screen.paint(Style::Success, "✓");
-            let done = screen.translate(&printable(&format!("{done} · profile {profile}{active}")));
+            let done = if is_active {
+                format!("{done} · profile {profile} (active)")
+            } else {
+                format!("{done} · profile {profile}")
+            };
+            let done = screen.translate(&printable(&done));
             terminal::print(&format!("{mark} {}", screen.wrap(&done, 2, 2).join("\n")));
         } else {
-            note(&format!("{done}, profile `{profile}`{active}"));
+            note(&if is_active {
+                format!("{done}, profile `{profile}` (active)")
+            } else {
+                format!("{done}, profile `{profile}`")
+            });
         }
         for remark in remarks {
             note(&remark);

@@ -62,10 +62,10 @@ impl ApprovalScreen {
         Self { qr: args.qr, clipboard: args.clipboard, rows_before: chosen + asked }
     }
 
-    /// Copies a code or an address, if requested, and reports it in a few words.
-    pub(super) fn copy(&self, text: &str) -> &'static str {
+    /// Copies a code or an address, if requested, and reports whether it was.
+    pub(super) fn copy(&self, text: &str) -> bool {
         if !self.clipboard {
-            return "";
+            return false;
         }
         let inside = |name: &str| variable(name).is_some();
         let multiplexer = match () {
@@ -74,7 +74,7 @@ impl ApprovalScreen {
             () => None,
         };
         terminal::copy(&printable(text), multiplexer);
-        " (copied to the clipboard)"
+        true
     }
 
     /// Shows where to approve the login, with a QR code if all of it fits.
@@ -109,7 +109,7 @@ impl ApprovalScreen {
     }
 
     /// The text next to the code, if the screen has space for both and for what is above and below.
-    fn beside(&self, code: &Code, waiting: &Waiting, copied: &str) -> Option<Vec<String>> {
+    fn beside(&self, code: &Code, waiting: &Waiting, copied: bool) -> Option<Vec<String>> {
         let (height, width) = terminal::size();
         let room = width.checked_sub(code.columns() + GAP + 1).filter(|room| *room >= MIN_SIDE)?;
         let screen = Screen::stderr().narrowed(room);
@@ -117,7 +117,7 @@ impl ApprovalScreen {
         let mut side = shown("Scan the code, or open the address above on any device.");
         if !waiting.user_code.is_empty() {
             let code = printable(waiting.user_code);
-            let lines = shown(&format!("Code: {code}{copied}"));
+            let lines = shown(&code_line(&code, copied));
             side.push(String::new());
             side.extend(lines.into_iter().map(|line| line.replacen(&code, &screen.paint(Style::Bold, &code), 1)));
         }
@@ -147,6 +147,10 @@ fn url_rows(waiting: &Waiting, width: usize) -> usize {
     printable(waiting.url).width().div_ceil(width.max(1))
 }
 
+fn code_line(code: &str, copied: bool) -> String {
+    if copied { format!("Code: {code} (copied to the clipboard)") } else { format!("Code: {code}") }
+}
+
 fn approval(host: &str) -> String {
     format!("{host} asks you to approve this login. Approve only if you started this login.")
 }
@@ -168,11 +172,11 @@ fn say_remarks(waiting: &Waiting) {
     }
 }
 
-fn say_text(waiting: &Waiting, copied: &str) {
+fn say_text(waiting: &Waiting, copied: bool) {
     terminal::say("Open this address on any device:\n\n");
     terminal::say(&printable(waiting.url));
     if !waiting.user_code.is_empty() {
-        terminal::say(&format!("\nCode: {}{copied}", printable(waiting.user_code)));
+        terminal::say(&format!("\n{}", code_line(&printable(waiting.user_code), copied)));
     }
     terminal::say(&format!("\n{}", approval(waiting.host)));
 }

@@ -134,8 +134,8 @@ impl GivenKey {
     /// The name of the holder in messages.
     fn shown(&self) -> String {
         match (self.holder, &self.place) {
-            (Holder::Variable(variable), _) => format!("`{variable}`"),
-            (Holder::Config, Place::File(path)) => format!("`{}`", path.display()),
+            (Holder::Variable(variable), _) => (*variable).to_owned(),
+            (Holder::Config, Place::File(path)) => path.display().to_string(),
             (Holder::Config, Place::Value(_)) => "config.toml".to_owned(),
         }
     }
@@ -155,11 +155,13 @@ impl GivenKey {
         let shown = self.shown();
         let provider = &self.owner()?.provider;
         let secret =
-            parse_key(text.expose()).map_err(|why| Failed::new(failure, format!("the key in {shown} {why}")))?;
+            parse_key(text.expose()).map_err(|why| Failed::new(failure, format!("the key in `{shown}` {why}")))?;
         let Some(foreign) = providers::foreign_key(&secret, provider, &self.overrides) else { return Ok(secret) };
         let (prefix, names) = (&foreign.prefix, foreign.owners());
-        let message =
-            format!("the key in {shown} starts with `{prefix}`, so it belongs to {names}, not to `{}`", provider.name);
+        let message = format!(
+            "the key in `{shown}` starts with `{prefix}`, so it belongs to {names}, not to `{}`",
+            provider.name
+        );
         match self.holder {
             Holder::Variable(_) => {
                 Failed::new(failure, message).hint(format!("set `QWENAUTH_PROVIDER={}`", foreign.owner()))
@@ -230,7 +232,7 @@ impl GivenKey {
             }
         }
         if let Some((name, why)) = unclear {
-            let message = |why: &str| format!("cannot find the region of the key in {shown}: region `{name}`: {why}");
+            let message = |why: &str| format!("cannot find the region of the key in `{shown}`: region `{name}`: {why}");
             let hint = match self.holder {
                 Holder::Variable(_) => "set `QWENAUTH_REGION`, or retry later",
                 Holder::Config => "set `default_region` next to `key_file`, or retry later",
@@ -240,7 +242,7 @@ impl GivenKey {
         let tried = names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
         let failed = Failed::new(
             Failure::LoginRequired,
-            format!("{} rejected the key in {shown} in regions {tried}: {rejected}", provider.title),
+            format!("{} rejected the key in `{shown}` in regions {tried}: {rejected}", provider.title),
         );
         match in_words(&provider.key_pages(None)) {
             Some(pages) => failed.hint(format!("check the key at {pages}")),
