@@ -16,6 +16,7 @@ use crate::error::{Failed, Failure, note};
 use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, TeamSecret, seconds};
 use crate::platform::signals;
 use crate::profile::ProfileName;
+use crate::say::in_words;
 use crate::session::Session;
 use crate::terminal;
 use crate::usage::{rfc3339, time_of};
@@ -97,7 +98,7 @@ fn rotate(args: &RotateKeyArgs, places: &Places, server: Option<&Server>) -> Res
     })?;
     let old = match args.overlap {
         Duration::ZERO => "the old key is no longer valid".to_owned(),
-        overlap => format!("the old key is valid until {}", rfc3339(now + overlap).unwrap_or_default()),
+        overlap => format!("the old key is valid for another {}", in_words(overlap)),
     };
     hand_out(
         &record,
@@ -137,7 +138,7 @@ fn revoke(args: &RevokeKeyArgs, places: &Places, server: Option<&Server>) -> Res
             .hint(format!("run `qwenauth keys revoke {name} --yes` to revoke it without confirmation"))
             .err();
         }
-        if !terminal::confirm(&format!("Revoke the key {name} for good?"))? {
+        if !terminal::confirm(&format!("Revoke the key `{name}` permanently?"))? {
             note("nothing was changed");
             return Ok(());
         }

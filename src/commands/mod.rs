@@ -34,14 +34,15 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 pub(crate) use self::variables::{group, native_group, native_names};
-use crate::credentials::{self, Credential, CredentialSource};
+use crate::credentials::{self, Credential, CredentialSource, Kind, program_of};
 use crate::environment::variable;
 use crate::error::{json_for_terminal, note};
 use crate::http::{self, Network};
 use crate::paths;
 use crate::platform::tools::Places;
+use crate::profile::SecretStore;
 use crate::providers::{Overrides, owners_of};
-use crate::say::in_words;
+use crate::say::{Screen, in_words};
 use crate::session::Session;
 use crate::setup::ToolPaths;
 
@@ -90,6 +91,12 @@ pub(crate) fn print(text: &str) -> Result<()> {
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to stdout")
 }
 
+/// Prints a sentence as the answer, in the reader's language.
+pub(crate) fn print_message(text: &str) -> Result<()> {
+    let screen = Screen::stdout();
+    print(&(screen.wrap(&screen.translate(text), 0, 0).join("\n") + "\n"))
+}
+
 /// Prints one JSON object on a line of its own.
 pub(crate) fn print_json(value: &Value) -> Result<()> {
     print(&Zeroizing::new(json_for_terminal(&format!("{value}\n"))))
@@ -111,6 +118,21 @@ fn ago(time: &str) -> Option<String> {
 fn masked_key(credential: &Credential, overrides: &Overrides) -> String {
     let owners = owners_of(&credential.access_token, overrides);
     credential.access_token.masked(&owners.map(|(prefix, _)| prefix).unwrap_or_default())
+}
+
+/// A key as a person may see it, and where it comes from, if not from the file. `None` where it is no key.
+fn shown_key(credential: &Credential, overrides: &Overrides) -> Option<String> {
+    if let Some(command) = &credential.command {
+        return Some(format!("by command `{}`", program_of(command)));
+    }
+    if credential.kind != Kind::ApiKey {
+        return None;
+    }
+    if credential.is_in_keyring_alone() {
+        return Some("in the keyring".to_owned());
+    }
+    let key = masked_key(credential, overrides);
+    Some(if credential.secret_store == SecretStore::Keyring { format!("{key} in the keyring") } else { key })
 }
 
 /// The provider that states what is left of a key.

@@ -230,7 +230,10 @@ fn a_row_says_something_of_its_own() {
         let own = numberless(english).chars().filter(|character| !character.is_whitespace()).count();
         assert!(names.is_empty() || own >= 4, "`{english}` fits almost every text");
         // Which value ends where, no reader of such a text can tell: the first space or nothing would part them.
-        assert!(!between(english).iter().any(|text| text.trim().is_empty()), "`{english}`: two values next to each other");
+        assert!(
+            !between(english).iter().any(|text| text.trim().is_empty()),
+            "`{english}`: two values next to each other"
+        );
     }
 }
 
@@ -238,12 +241,12 @@ fn a_row_says_something_of_its_own() {
 fn is_message(literal: &Literal, line: &str) -> bool {
     let outside: String = numberless(line).split('`').step_by(2).collect::<Vec<_>>().join(" ");
     let words = outside.split(|character: char| !character.is_alphabetic()).filter(|word| word.len() > 1).count();
-    let is_log = ["log::", "reason =", "expect(", "json!", "after_help", "after_long_help", "=> {\n"];
+    let is_log =
+        ["log::", "reason =", "expect(", "json!", "after_help", "after_long_help", "next_help_heading", "=> {\n"];
     (words > 1 || words == 1 && line.contains('`'))
         && line.contains(' ')
         && !line.contains("://")
         && !is_log.iter().any(|before| literal.before.contains(before))
-        && !line.starts_with(|first: char| first.is_uppercase() && first != 'Q' && first != 'C')
 }
 
 fn numberless(line: &str) -> String {

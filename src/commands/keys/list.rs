@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 
 use super::server::Server;
-use crate::commands::{print, print_document};
+use crate::commands::{print, print_document, print_message};
 use crate::error::printable;
 use crate::keys::{KeyRecord, Keys, Places, State};
 use crate::limits::shared::KeyStanding;
@@ -54,7 +54,7 @@ pub(super) fn run(is_json: bool, session: &Session, places: &Places, server: Opt
         return print_document(&json!({ "schema": 1, "keys": keys }));
     }
     if known.is_empty() {
-        return print(&Screen::stdout().translate("there are no keys; create one with `qwenauth keys create NAME`\n"));
+        return print_message("there are no keys; create one with `qwenauth keys create NAME`");
     }
     print(&table(&known, now, Screen::stdout()))
 }
@@ -101,12 +101,12 @@ fn date_of(seconds: Option<u64>) -> String {
 pub(super) fn limits(key: &KeyRecord) -> Vec<String> {
     let limits = &key.limits;
     let mut words = Vec::new();
-    let mut add = |most: Option<u64>, of: &str| words.extend(most.map(|most| format!("{most} {of}")));
+    let mut add = |most: Option<u64>, unit: &str| words.extend(most.map(|most| format!("{most} {unit}")));
     add(limits.requests_per_minute.map(Into::into), "rpm");
     add(limits.requests_per_day.map(Into::into), "rpd");
     add(limits.tokens_per_minute.map(Into::into), "tpm");
     add(limits.tokens_per_day, "tpd");
-    add(limits.parallel.map(Into::into), "parallel");
+    words.extend(limits.parallel.map(|most| format!("{most} parallel")));
     words.extend(limits.budget.map(|budget| budget.to_string()));
     if !limits.models.is_empty() {
         words.push(format!("models {}", limits.models.join(" ")));
@@ -126,10 +126,11 @@ fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> 
     let width = screen.width().unwrap_or(120);
     let has_owner = width >= 2 + NAME + 2 + OWNER + 2 + STATE + 2 + TODAY + 2 + DATE;
     let has_last = width >= 2 + NAME + 2 + OWNER + 2 + STATE + 2 + TODAY + 2 + DATE + 2 + DATE;
-    let mut head = vec![cell("NAME", NAME)];
-    head.extend(has_owner.then(|| cell("OWNER", OWNER)));
-    head.extend([cell("STATE", STATE), cell("USED TODAY", TODAY), cell("EXPIRES", DATE)]);
-    head.extend(has_last.then(|| cell("LAST USED", DATE)));
+    let shown = |text: &str, width: usize| cell(&screen.translate(text), width);
+    let mut head = vec![shown("NAME", NAME)];
+    head.extend(has_owner.then(|| shown("OWNER", OWNER)));
+    head.extend([shown("STATE", STATE), shown("USED TODAY", TODAY), shown("EXPIRES", DATE)]);
+    head.extend(has_last.then(|| shown("LAST USED", DATE)));
     let mut text = screen.paint(Style::Dim, head.join("  ").trim_end()) + "\n";
     for (key, left, used_at) in known {
         let state = key.state(now);
@@ -141,9 +142,10 @@ fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> 
         let owner = key.owner.as_deref().map(printable);
         let mut row = vec![screen.paint(Style::Bold, &cell(&printable(&key.name), NAME))];
         row.extend(has_owner.then(|| cell(owner.as_deref().unwrap_or("-"), OWNER)));
-        row.push(screen.paint(shade, &cell(state.name(), STATE)));
+        row.push(screen.paint(shade, &shown(state.name(), STATE)));
         let requests = left.requests_of_day;
-        row.push(cell(&format!("{requests} request{}", if requests == 1 { "" } else { "s" }), TODAY));
+        let unit = screen.translate(if requests == 1 { "request" } else { "requests" });
+        row.push(cell(&format!("{requests} {unit}"), TODAY));
         row.push(cell(&date_of(key.expires_at), DATE));
         row.extend(has_last.then(|| cell(&date_of(Some(*used_at).filter(|at| *at > 0)), DATE)));
         text += row.join("  ").trim_end();
@@ -155,7 +157,8 @@ fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> 
         if !has_last && *used_at > 0 {
             words.push(format!("last used {}", date_of(Some(*used_at))));
         }
-        for (at, line) in screen.wrap(&printable(&words.join(", ")), 2, 2).iter().enumerate() {
+        let words: Vec<String> = words.iter().map(|words| screen.translate(&printable(words))).collect();
+        for (at, line) in screen.wrap(&words.join(", "), 2, 2).iter().enumerate() {
             text += &format!("{}{}\n", if at == 0 { "  " } else { "" }, screen.paint(Style::Dim, line));
         }
     }
