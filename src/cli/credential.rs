@@ -99,7 +99,7 @@ pub(crate) struct LoginArgs {
     /// Finish a pending login instead of starting a new one
     #[arg(long, help_heading = SCRIPTS)]
     pub(crate) resume: bool,
-    /// Give up after this long, for example `90s` or `5m`
+    /// Give up after this long, for example `90s` or `5m` (default: until the code expires)
     #[arg(long, help_heading = SCRIPTS, hide_short_help = true, value_name = "DURATION", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
     /// Default model of this profile, exported by `env` and `exec`

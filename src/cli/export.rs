@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::value::{Listen, address, duration, listen, percent, positive_duration, public_url, size};
+use super::value::{Listen, address, duration, listen, number, percent, positive_duration, public_url, size};
 
 /// Print shell statements that export the credential
 #[derive(Debug, Default, Args)]
@@ -131,10 +131,10 @@ pub(crate) struct ExecArgs {
 #[command(next_help_heading = "Gateway")]
 pub(crate) struct GatewayOptions {
     /// Requests per minute (default: the provider's known limit)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u32::MAX))]
     pub(crate) rpm: Option<u32>,
     /// Requests per day; further requests are rejected
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u32::MAX))]
     pub(crate) rpd: Option<u32>,
     /// Count requests without delaying any
     #[arg(long, hide_short_help = true)]
@@ -158,7 +158,7 @@ pub(crate) struct GatewayOptions {
     /// `[fallback.models]` of config.toml
     #[arg(long, value_name = "PROFILE", value_delimiter = ',')]
     pub(crate) fallback: Vec<String>,
-    /// Warn once a day when this share of the daily limit is used
+    /// Warn once a day, and run the hook `limit_near`, when this share of the daily limit is used (default: never)
     #[arg(long, hide_short_help = true, value_name = "PERCENT", value_parser = percent)]
     pub(crate) warn_at: Option<u8>,
 }
@@ -287,7 +287,7 @@ pub(crate) struct UsageArgs {
     #[arg(long)]
     pub(crate) json: bool,
     /// Number of days, including today
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=3660))]
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = number(1..=3660))]
     pub(crate) days: u32,
     /// Query the provider for the remaining quota, if supported
     #[arg(long)]

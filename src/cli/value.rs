@@ -1,5 +1,6 @@
 //! Values of options: durations, sizes, percentages, addresses, amounts.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -48,6 +49,14 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = number.parse().map_err(|_| "not a size; write it like `64MiB`".to_owned())?;
     number.checked_mul(1 << shift).ok_or_else(|| "too large".to_owned())
+}
+
+/// A number of a range.
+pub(super) fn number(range: RangeInclusive<u32>) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("write a number from {} to {}", range.start(), range.end()))
+    }
 }
 
 /// `80%` or `80`.
@@ -163,6 +172,10 @@ mod tests {
             assert_eq!(address(text).unwrap().to_string(), "127.0.0.1:80", "{text}");
         }
         assert_eq!(address("::1").unwrap().to_string(), "[::1]:0");
+        assert_eq!(number(1..=3660)("3660"), Ok(3660));
+        for text in ["0", "3661", "-1", "x", ""] {
+            assert_eq!(number(1..=3660)(text), Err("write a number from 1 to 3660".to_owned()), "{text}");
+        }
         assert!(address("example.com:80").is_err() && address("").is_err());
         for text in ["127.0.0.1:7936", "localhost:7936", "7936"] {
             assert_eq!(own_address(text).unwrap().to_string(), "127.0.0.1:7936", "{text}");

@@ -90,7 +90,7 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
         burst: limits.burst.filter(|_| tuning.rpm.is_none()),
         window,
         per_day: tuning.rpd.or(limits.requests_per_day),
-        // A built-in figure may be outdated, so it only warns.
+        // A built-in figure may be outdated, so it rejects nothing.
         day_refuses: tuning.pacing && (tuning.rpd.is_some() || limits.is_own("requests_per_day")),
         zone: Zone::parse(limits.day_resets.as_deref())?,
         waits: tuning.pacing,

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
@@ -207,7 +209,9 @@ fn ended(running: Running) {
 #[test]
 fn every_command_of_the_page_on_the_gateway_runs_as_printed() {
     let text = page("docs/gateway.md");
-    let [exec, gateway, secured, login] = commands(&text)[..] else { panic!("the page has other commands now") };
+    let [exec, gateway, secured, login, for_containers] = commands(&text)[..] else {
+        panic!("the page has other commands now")
+    };
     let opencode = "#!/bin/sh\n[ -n \"$OPENAI_API_KEY\" ] && echo \"opencode at $OPENAI_BASE_URL\"\n";
     let machine = knows_the_key(Machine::new().with_programs(&[("opencode", opencode)]), "/v1/models");
     let base_url = format!("{}/v1", machine.server.url());
@@ -220,6 +224,17 @@ fn every_command_of_the_page_on_the_gateway_runs_as_printed() {
     let running = started(&machine, &gateway.replace(":8399", ":0"));
     assert!(running.first_lines(1)[0].starts_with("http://127.0.0.1:"));
     assert_eq!(mode(&machine.home().join(".config/gateway-key")), 0o600);
+    ended(running);
+    let running = started(&machine, &for_containers.replace(":8399", ":0"));
+    let url = running.first_lines(1)[0].clone();
+    let port = url.trim_end_matches("/v1").rsplit_once(':').unwrap().1;
+    for (host, status) in [("host.docker.internal", "401"), ("docker.internal", "403")] {
+        let mut connection = TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+        write!(connection, "GET /v1/models HTTP/1.1\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
+    }
     ended(running);
     if !has_programs(&["openssl"]) {
         return;
