@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{print, print_document};
 use crate::cli::ProvidersArgs;
 use crate::error::{printable, without_user_info};
-use crate::providers::{self, Ci, Overrides, Provider, WhenUnauthenticated};
+use crate::providers::{self, Ci, Overrides, Page, Provider, WhenUnauthenticated};
 use crate::say::{Screen, Style, cell, cut};
 use crate::session::{Session, Surroundings};
 
@@ -34,17 +34,31 @@ pub(crate) fn run(args: &ProvidersArgs, session: &Session) -> Result<()> {
 }
 
 const MARKDOWN: &str = "\
-| provider | login | headless | CI | verified how | tested against |
-|---|---|---|---|---|---|
+| provider | login | headless | CI | Claude Code | Codex | verified how | tested against |
+|---|---|---|---|---|---|---|---|
 ";
 
 fn markdown(provider: &Provider) -> String {
     format!(
-        "| `{}` | {} | {} | {} | {} | {} |\n",
+        "| `{}` | {} | {} | {} | {} | {} | {} | {} |\n",
         provider.name,
         ways(provider).join(", "),
         headless(provider),
         ci(provider),
+        if provider.has_anthropic() {
+            "yes"
+        } else if provider.base_url.is_empty() {
+            "on this machine"
+        } else {
+            "no"
+        },
+        if provider.is_known_for_responses() {
+            "yes"
+        } else if provider.base_url.is_empty() {
+            "assumed"
+        } else {
+            "no"
+        },
         verified(provider),
         provider.tested
     )
@@ -209,17 +223,30 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     for (name, region) in &provider.regions {
         fact("region", &format!("{name:<5} {} ({})", without_user_info(&region.base_url), region.title));
     }
-    for (name, region) in &provider.regions {
-        if region.key_page.is_some() {
-            for page in provider.key_pages(Some(name)) {
-                fact("key", &format!("{page} ({name})"));
+    fact("Anthropic", &anthropic(provider));
+    fact("Responses", responses(provider));
+    let has_several = provider.regions.values().any(|region| region.key_page.is_some());
+    let regions: Vec<Option<&str>> =
+        if has_several { provider.regions.keys().map(|name| Some(name.as_str())).collect() } else { vec![None] };
+    let page_of = |page: Page, region: Option<&str>| match region {
+        Some(region) => format!("{} ({region})", page.url),
+        None => page.url.to_owned(),
+    };
+    for &region in &regions {
+        for page in provider.key_pages(region) {
+            fact("key page", &page_of(page, region));
+        }
+    }
+    for &region in &regions {
+        let made = provider.key_pages(region);
+        for page in provider.delete_pages(region) {
+            if made.iter().all(|own| own.url != page.url) {
+                fact("delete key", &page_of(page, region));
             }
         }
     }
     if let Some(key) = &provider.key {
         fact("variables", &key.variables.join(", "));
-        fact("key", key.page.as_deref().unwrap_or_default());
-        fact("delete key", key.delete.as_deref().unwrap_or_default());
         if let Some(prefix) = &key.prefix {
             fact("key prefix", &format!("{prefix}…"));
         }
@@ -239,13 +266,33 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     lines.join("\n") + "\n"
 }
 
+/// The endpoint that Claude Code needs.
+fn anthropic(provider: &Provider) -> String {
+    match provider.anthropic(&provider.base_url) {
+        Some(url) => format!("{} (for Claude Code)", without_user_info(&url)),
+        None if provider.base_url.is_empty() => "assumed of a server on this machine (for Claude Code)".to_owned(),
+        None => "no (not for Claude Code)".to_owned(),
+    }
+}
+
+/// The endpoint that Codex needs.
+fn responses(provider: &Provider) -> &'static str {
+    match provider.has_responses(&provider.base_url) {
+        true if provider.base_url.is_empty() => "assumed (for Codex)",
+        true => "yes (for Codex)",
+        false => "no (not for Codex)",
+    }
+}
+
 /// Masks the user info of each URL in `value`.
 fn mask(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (name, field) in fields {
                 match field {
-                    Value::String(text) if matches!(name.as_str(), "base_url" | "url" | "page" | "delete") => {
+                    Value::String(text)
+                        if matches!(name.as_str(), "base_url" | "anthropic_base_url" | "url" | "page" | "delete") =>
+                    {
                         *text = without_user_info(text);
                     }
                     _ => mask(field),
@@ -268,6 +315,8 @@ fn object(provider: &Provider, surroundings: Surroundings) -> Value {
         "regions": provider.regions,
         "default_model": provider.default_model,
         "models": provider.models,
+        "anthropic_base_url": provider.anthropic(&provider.base_url),
+        "responses": provider.has_responses(&provider.base_url),
         "login": ways(provider),
         "headless": true,
         "ci": provider.ci,

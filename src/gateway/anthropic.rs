@@ -54,11 +54,10 @@ pub(super) fn speaks(rest: &str) -> bool {
 
 /// The response if `provider` has no endpoint for the protocol.
 pub(super) fn missing(provider: &Provider) -> Refusal {
-    let names: Vec<String> = providers::speaking_anthropic().iter().map(|name| format!("`{name}`")).collect();
     let message = format!(
         "{} does not support Anthropic's protocol, so `/v1/messages` is not available; use a profile of one of {}",
         provider.title,
-        names.join(", ")
+        providers::that_serve(Provider::has_anthropic)
     );
     Refusal::new(StatusCode::NOT_FOUND, "not_found", message).finally()
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::anthropic::Anthropic;
 pub(crate) use self::anthropic::KeyHeader;
-pub(crate) use self::pages::in_words;
+pub(crate) use self::pages::{Page, in_words};
 use super::error::Cause;
 use crate::oauth::{ClientAuth, Dialect};
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 
 pub(crate) use self::description::{
-    Authorize, Ci, KeyHeader, Limits, Model, Provider, TokenExchange, WhenUnauthenticated, in_words,
+    Authorize, Ci, KeyHeader, Limits, Model, Page, Provider, TokenExchange, WhenUnauthenticated, in_words,
 };
 pub(crate) use self::names::{find_by_any_name, foreign_key, is_telling, name_of, nearest, owners_of};
 pub(crate) use self::practice::{KEY_PREFIX, Practice};
@@ -109,11 +109,16 @@ pub(crate) fn names(overrides: &Overrides) -> Vec<String> {
     names
 }
 
-/// The built-in providers with an endpoint of Anthropic's protocol.
-pub(crate) fn speaking_anthropic() -> Vec<String> {
-    let overrides = Overrides::default();
-    let speaks = |name: &String| find(name, &overrides).is_ok_and(|provider| provider.anthropic.is_some());
-    names(&overrides).into_iter().filter(speaks).collect()
+/// The built-in providers that serve something, as they are written in a sentence.
+pub(crate) fn that_serve(serves: impl Fn(&Provider) -> bool) -> String {
+    let names = BUILT_IN.iter().map(|(name, _)| *name);
+    let found = names.filter(|name| find(name, &Overrides::default()).is_ok_and(|provider| serves(&provider)));
+    found.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// What to do where a provider does not serve what a tool needs.
+pub(crate) fn hint_to_log_in(serves: impl Fn(&Provider) -> bool) -> String {
+    format!("log in to a provider that has it, such as `qwenauth login dashscope`: {}", that_serve(serves))
 }
 
 /// Whether the program knows a provider of this name without any configuration.

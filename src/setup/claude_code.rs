@@ -10,6 +10,7 @@ use super::readback::{Check, Rule};
 use super::{Access, Plan, ToolPaths};
 use crate::error::{Failed, Failure};
 use crate::platform::tools;
+use crate::providers::{self, Provider};
 
 /// Milliseconds between two runs of the helper: well below the 10 minutes that a printed token is meant to last.
 const HELPER_TTL: &str = "300000";
@@ -55,7 +56,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
             Failure::Other,
             format!("{} has no Anthropic endpoint, which Claude Code needs", access.title),
         )
-        .hint("`dashscope`, `coding-plan`, `token-plan` and `openrouter` have one: `qwenauth login dashscope`")
+        .hint(providers::hint_to_log_in(Provider::has_anthropic))
         .err();
     };
     let mut entries = vec![(KeyPath::key(&["apiKeyHelper"]), json!(access.key_command_line()))];

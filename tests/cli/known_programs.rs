@@ -263,10 +263,17 @@ fn a_program_that_cannot_work_with_the_profile_is_rejected_and_one_that_can_is_n
         "profile `groq` can: `qwenauth exec --profile groq -- codex`",
     );
     let alone = Machine::new().with_stand_ins(&["claude"]).with_key("groq", &[]);
+    let hint = "log in to a provider that has it, such as `qwenauth login dashscope`: `dashscope`, `openrouter`, `modelscope`, \
+                `siliconflow`, `fireworks`, `coding-plan`, `token-plan`, `ollama`, `vllm`, `lmstudio`";
     alone.run(["exec", "--profile", "groq", "--", "claude"]).fails(
         1,
         "Claude Code cannot work with profile `groq`: it needs an Anthropic endpoint, which Groq does not have",
-        "a profile of `dashscope` or `openrouter` can: `qwenauth login dashscope`",
+        hint,
+    );
+    alone.run(["setup", "claude-code", "--profile", "groq"]).fails(
+        1,
+        "Groq has no Anthropic endpoint, which Claude Code needs",
+        hint,
     );
     for program in ["codex", "claude"] {
         machine.run(["exec", "--profile", "custom", "--", program]).exits(1).any_stderr();

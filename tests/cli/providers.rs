@@ -101,6 +101,43 @@ fn one_provider_is_shown_in_full() {
     }
 }
 
+/// The rows of `providers NAME` with this label.
+fn rows(name: &str, label: &str) -> Vec<String> {
+    let outcome = Machine::new().run(["providers", name]).any_stdout();
+    let label = format!("  {label:<10} ");
+    outcome.stdout.lines().filter_map(|line| line.strip_prefix(&label)).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_for_a_key_is_named_for_each_region() {
+    assert_eq!(
+        rows("dashscope", "key page"),
+        [
+            "https://bailian.console.aliyun.com/?tab=api#/api (cn)",
+            "https://modelstudio.console.alibabacloud.com/cn-hongkong (hk)",
+            "https://home.qwencloud.com/api-keys (intl)",
+            "https://modelstudio.console.alibabacloud.com/us-east-1 (us)",
+        ]
+    );
+    assert_eq!(rows("groq", "key page"), ["https://console.groq.com/keys"]);
+    for name in ["dashscope", "groq", "qwen"] {
+        assert!(rows(name, "delete key").is_empty(), "{name}");
+    }
+    assert_eq!(rows("openrouter", "delete key"), ["https://openrouter.ai/keys/{sha256}"]);
+}
+
+#[test]
+fn a_provider_says_which_tools_its_endpoints_are_for() {
+    let endpoints = |name: &str| [rows(name, "Anthropic"), rows(name, "Responses")].concat();
+    let own = "https://dashscope-intl.aliyuncs.com/apps/anthropic (for Claude Code)";
+    assert_eq!(endpoints("dashscope"), [own, "yes (for Codex)"]);
+    assert_eq!(endpoints("groq"), ["no (not for Claude Code)", "yes (for Codex)"]);
+    assert_eq!(endpoints("gemini"), ["no (not for Claude Code)", "no (not for Codex)"]);
+    let list = listed(&Machine::new());
+    let groq = list.iter().find(|row| row["provider"] == "groq").unwrap();
+    assert_eq!((&groq["anthropic_base_url"], &groq["responses"]), (&Value::Null, &json!(true)));
+}
+
 #[test]
 fn an_unknown_provider_names_the_nearest() {
     Machine::new().run(["providers", "dashscop"]).fails(2, "unknown provider `dashscop`", "did you mean `dashscope`?");

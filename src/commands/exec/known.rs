@@ -12,7 +12,7 @@ use crate::credentials::Stored;
 use crate::environment::variable;
 use crate::error::{Failed, Failure, note};
 use crate::platform::processes;
-use crate::providers::Provider;
+use crate::providers::{self, Provider};
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::known_programs::{self, KnownProgram, Launch, Located, Need, Surroundings, Values};
@@ -123,7 +123,7 @@ fn refused(
     need: Need,
     command: &[OsString],
 ) -> Failed {
-    let what = match need {
+    let (what, serves): (_, fn(&Provider) -> bool) = match need {
         Need::Model => {
             return Failed::new(
                 Failure::Other,
@@ -131,8 +131,8 @@ fn refused(
             )
             .hint("name one: `qwenauth exec --model ID -- …`");
         }
-        Need::Anthropic => "an Anthropic endpoint",
-        Need::Responses => "`/responses`",
+        Need::Anthropic => ("an Anthropic endpoint", Provider::has_anthropic),
+        Need::Responses => ("`/responses`", Provider::is_known_for_responses),
     };
     let failed = Failed::new(
         Failure::Other,
@@ -146,7 +146,7 @@ fn refused(
         Some(profile) => {
             failed.hint(format!("profile `{profile}` can: `qwenauth exec --profile {profile} -- {program}`"))
         }
-        None => failed.hint("a profile of `dashscope` or `openrouter` can: `qwenauth login dashscope`"),
+        None => failed.hint(providers::hint_to_log_in(serves)),
     }
 }
 

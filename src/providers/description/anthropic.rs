@@ -61,6 +61,11 @@ impl Provider {
         Some(url.as_str().trim_end_matches('/').to_owned())
     }
 
+    /// Whether it has that endpoint at its own base URL.
+    pub(crate) fn has_anthropic(&self) -> bool {
+        self.anthropic(&self.base_url).is_some()
+    }
+
     /// How the endpoint of [`Self::anthropic`] expects the key.
     pub(crate) fn anthropic_auth(&self) -> KeyHeader {
         self.anthropic.as_ref().map(Anthropic::auth).unwrap_or_default()

@@ -45,6 +45,11 @@ impl Provider {
         self.responses.unwrap_or(is_local || self.base_url.is_empty() || !crate::providers::is_built_in(&self.name))
     }
 
+    /// Whether it is known to serve `/responses` at its own base URL.
+    pub(crate) fn is_known_for_responses(&self) -> bool {
+        !self.base_url.is_empty() && self.has_responses(&self.base_url)
+    }
+
     fn own_base_url(&self) -> Result<String> {
         if self.base_url.is_empty() {
             return Failed::new(Failure::Other, format!("provider `{}` has no `base_url`", self.name))
