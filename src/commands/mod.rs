@@ -125,7 +125,7 @@ fn shown_key(credential: &Credential, overrides: &Overrides) -> Option<String> {
     if let Some(command) = &credential.command {
         return Some(format!("by command `{}`", program_of(command)));
     }
-    if credential.kind != Kind::ApiKey {
+    if credential.kind != Kind::ApiKey || credential.is_keyless() {
         return None;
     }
     if credential.is_in_keyring_alone() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{OPENROUTER, key_endpoint, print, print_document};
+use super::{OPENROUTER, key_endpoint, print, print_document, print_message, shown_key};
 use crate::cli::StatusArgs;
 use crate::credentials::{
     Credential, CredentialSource, GivenKey, Kind, State, Stored, Verification, api_refusal, check_origin, program_of,
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
         let value = json!({"schema": 1, "profiles": rows.iter().map(Row::json).collect::<Vec<_>>()});
         print_document(&value)?;
     } else if rows.is_empty() {
-        print(&Screen::stdout().translate("no stored profile; log in with `qwenauth login`\n"))?;
+        print_message("no stored profile; log in with `qwenauth login`")?;
     } else if rows.iter().all(|row| row.state == State::Missing) && session.config.paths.profiles()?.is_empty() {
         let screen = Screen::stdout();
         let nobody = screen.translate("not logged in to any provider");
@@ -174,7 +174,7 @@ impl Row {
             }
             Err(error) => self.problems.push(Report::of(&error).message),
         }
-        self.key = masked_key(credential, session);
+        self.key = shown_key(credential, &session.config.overrides);
         if let Ok(provider) = source.provider(credential) {
             self.place = Some(place(&provider, self.base_url.as_deref()));
             let owner = gateway::account_id(&provider, credential, source.store.path());
@@ -308,18 +308,6 @@ fn allowance(source: &CredentialSource, credential: &Credential, base_url: Optio
     let reply = key_endpoint(base_url.unwrap_or(&provider.base_url), &credential, &source.network).ok()?;
     let (left, most) = (reply["data"]["limit_remaining"].as_f64()?, reply["data"]["limit"].as_f64()?);
     Some(format!("${left:.2} of ${most:.2} left"))
-}
-
-/// `None` where there is no key. Where it comes from, if not from the file.
-fn masked_key(credential: &Credential, session: &Session) -> Option<String> {
-    if credential.command.is_some() {
-        return Some(format!("by command `{}`", credential.command.as_deref().map(program_of)?));
-    }
-    if credential.kind != Kind::ApiKey || credential.is_keyless() {
-        return None;
-    }
-    let key = super::masked_key(credential, &session.config.overrides);
-    Some(if credential.secret_store == SecretStore::Keyring { format!("{key} in the keyring") } else { key })
 }
 
 fn place(provider: &Provider, base_url: Option<&str>) -> String {

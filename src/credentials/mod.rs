@@ -174,7 +174,8 @@ impl Credential {
         self.kind == Kind::ApiKey && self.access_token.expose() == NO_KEY
     }
 
-    fn is_in_keyring_alone(&self) -> bool {
+    /// Whether only what is not secret was read.
+    pub(crate) fn is_in_keyring_alone(&self) -> bool {
         self.secret_store == SecretStore::Keyring && self.is_without_secret()
     }
 

@@ -227,7 +227,9 @@ fn words(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
         inside ^= character == '`';
         let Some(&(next_at, next)) = characters.peek() else { break };
         let is_wide = |character: char| character.width() == Some(2);
-        let is_joined = NO_LINE_END.contains(character) || NO_LINE_START.contains(next);
+        // A backtick may begin a line where it begins a literal.
+        let is_literal = next == '`' && !inside;
+        let is_joined = NO_LINE_END.contains(character) || NO_LINE_START.contains(next) && !is_literal;
         let may_part =
             (is_wide(character) || is_wide(next)) && !is_joined && !inside && character != ' ' && next != ' ';
         if may_part || character == ' ' && next != ' ' {
@@ -368,6 +370,8 @@ mod tests {
         assert_eq!(screen.wrap("没有可用的浏览器，好", 0, 0), ["没有可用的浏览器，好"]);
         assert_eq!(screen.wrap("也没有可用的浏览览器，好", 0, 0), ["也没有可用的浏览览", "器，好"]);
         assert_eq!(screen.wrap("请再次运行 `a b 百炼`", 0, 0), ["请再次运行", "`a b 百炼`"]);
+        assert_eq!(screen.wrap("请删除重复的行：`/home/ann/x`", 0, 0), ["请删除重复的行：", "`/home/ann/x`"]);
+        assert_eq!(screen.wrap("（`/home/ann/file`）。请删除", 0, 0), ["（`/home/ann/file`）。", "请删除"]);
     }
 
     #[test]

@@ -52,8 +52,11 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
     discard_typed_ahead();
     let term = Term::stderr();
     let screen = Screen::stderr();
-    let question = screen.translate(&printable(question));
-    term.write_str(&format!("{question} [y/N] "))?;
+    let mut lines = screen.wrap(&format!("{} [y/N]", screen.translate(&printable(question))), 0, 0);
+    // The last line is drawn again.
+    let asked = lines.pop().unwrap_or_default();
+    lines.iter().try_for_each(|line| term.write_line(line))?;
+    term.write_str(&format!("{asked} "))?;
     let mut typed = Zeroizing::new(String::new());
     loop {
         match term.read_key().context("cannot read the answer")? {
@@ -61,7 +64,7 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
             Key::Backspace => {
                 typed.clear();
                 clear_line(&term)?;
-                term.write_str(&format!("{question} [y/N] "))?;
+                term.write_str(&format!("{asked} "))?;
             }
             Key::Char(character) if !character.is_control() => {
                 typed.extend(character.to_lowercase());
@@ -75,7 +78,8 @@ pub(crate) fn confirm(question: &str) -> Result<bool> {
     }
     let answer = matches!(typed.as_str(), "y" | "yes");
     clear_line(&term)?;
-    term.write_line(&format!("{question} {}", screen.translate(if answer { "yes" } else { "no" })))?;
+    let answered = screen.translate(if answer { "yes" } else { "no" });
+    term.write_line(&asked.replace("[y/N]", &answered))?;
     discard_typed_ahead();
     Ok(answer)
 }
@@ -103,9 +107,10 @@ pub(crate) fn hidden(question: &str, may_be_empty: bool) -> Result<Secret> {
     let _restored = PromptSignals::of_line();
     discard_typed_ahead();
     let term = Term::stderr();
-    let question = Screen::stderr().translate(&printable(question));
+    let screen = Screen::stderr();
+    let question = screen.wrap(&format!("{}:", screen.translate(&printable(question))), 0, 0).join("\n");
     loop {
-        term.write_str(&format!("{question}: "))?;
+        term.write_str(&format!("{question} "))?;
         let typed = Secret::new(term.read_secure_line().context("cannot read the answer")?);
         discard_typed_ahead();
         if may_be_empty || !typed.expose().is_empty() {

@@ -183,7 +183,9 @@ fn a_server_without_keys_needs_none() {
     machine.run(["token"]).stdout("no-key\n");
     let status = machine.run(["status"]).any_stdout();
     assert!(status.stdout.contains("  credential  none (the server needs no key)\n"), "{status}");
-    machine.run(["profiles"]).stdout("* vllm                 vllm           no_key\n");
+    machine
+        .run(["profiles"])
+        .stdout("  PROFILE  PROVIDER  CREDENTIAL\n* vllm     vllm      none (the server needs no key)\n");
     let machine = answers(machine, "/", |_| models());
     let doctor = machine.run(["doctor"]).any_end().any_stdout();
     assert!(doctor.stdout.contains("ok    login        `vllm` has no API key: the server needs none\n"), "{doctor}");

@@ -191,6 +191,8 @@ fn the_lines_of_the_page_on_stores_move_a_key_into_the_keyring_and_find_it() {
     machine.shell(lookup).stdout(KEY);
 }
 
+const LISTED: &str = "  PROFILE  PROVIDER  CREDENTIAL\n* groq     groq      API key in the keyring\n";
+
 #[test]
 fn a_key_is_in_the_keyring_and_not_in_the_file() {
     let Some(keyring) = Keyring::start() else { return };
@@ -201,7 +203,7 @@ fn a_key_is_in_the_keyring_and_not_in_the_file() {
     assert_eq!(keyring.lookup("groq"), KEY);
     machine.run(["token"]).stdout(&format!("{KEY}\n"));
     assert_eq!(machine.run(["status", "--json"]).json()["profiles"][0]["store"], "keyring");
-    machine.run(["profiles"]).stdout("* groq                 groq           api_key, by keyring\n");
+    machine.run(["profiles"]).stdout(LISTED);
 }
 
 #[test]
@@ -289,7 +291,7 @@ fn a_locked_keyring_opens_no_dialog_for_a_script_and_is_never_replaced_by_a_file
     assert_eq!(status.json()["profiles"][0]["problems"], json!([format!("{LOCKED}; {hint}")]));
     let status = machine.run(["status"]).exits(4).any_stdout();
     assert!(status.stdout.contains("credential  in the keyring, which cannot be read\n"), "{status}");
-    machine.run(["profiles"]).stdout("* groq                 groq           api_key, by keyring\n");
+    machine.run(["profiles"]).stdout(LISTED);
     let mut other = LOGIN;
     other[1] = "openrouter";
     let message = "cannot write to the keyring (the Secret Service): it is locked";

@@ -41,7 +41,7 @@ fn a_credential_that_is_a_symlink_counts_as_stored_until_it_is_logged_out() {
     let (link, target) = (machine.profiles().join("work.json"), machine.directory().join("work.json"));
     fs::rename(&link, &target).unwrap();
     std::os::unix::fs::symlink(&target, &link).unwrap();
-    machine.run(["profiles"]).stdout("* work                 groq           api_key\n");
+    machine.run(["profiles"]).stdout("  PROFILE  PROVIDER  CREDENTIAL\n* work     groq      API key …\n");
     let outcome = machine.run(["logout"]).exits(0).any_stderr();
     assert!(!target.exists() && !outcome.stderr.contains("still the active profile"), "{outcome}");
     machine.run(["logout", "--all"]).exits(0).stderr("qwenauth: already logged out: there is no stored profile\n");
@@ -190,7 +190,7 @@ fn profiles_lists_what_is_stored_and_no_secret() {
         [("qwen", "qwen", "oauth", false), ("home", "groq", "api_key", false), ("work", "groq", "api_key", true)]
     );
     machine.run(["profiles"]).stdout(
-        "  qwen                 qwen           oauth\n  home                 groq           api_key\n* work                 groq           api_key\n",
+        "  PROFILE  PROVIDER  CREDENTIAL\n  qwen     qwen      access token\n  home     groq      API key …\n* work     groq      API key …\n",
     );
     Machine::new().run(["profiles"]).stdout("no stored profile; log in with `qwenauth login`\n");
     let in_russian = Machine::new().variable("QWENAUTH_LANG", "ru");

@@ -27,6 +27,18 @@ fn a_signal_at_a_prompt_leaves_the_terminal_as_it_was() {
     }
 }
 
+#[test]
+fn a_prompt_that_is_wider_than_the_terminal_breaks_at_words() {
+    let machine = with_groq().variable("GROQ_API_KEY", "granted-found").variable("QWENAUTH_LANG", "ru");
+    let mut terminal = Terminal::run(&machine, &["login", "groq"], (60, 24));
+    terminal.wait_for("Использовать ключ из\r\n`GROQ_API_KEY`? [y/N]");
+    terminal.types("n\r");
+    terminal.wait_for("`GROQ_API_KEY`? нет");
+    terminal.wait_for("Ключ API (не\r\nотображается):");
+    terminal.running.signal(Signal::SIGTERM);
+    drop(terminal.running.finish().dies_by(Signal::SIGTERM));
+}
+
 /// A run of the shell on a terminal of its own. `same` prints its argument if the terminal is as it was at the start.
 fn in_shell(machine: &Machine, script: &str) -> Terminal {
     let (terminal, near) = PseudoTerminal::open(LARGE);

@@ -318,6 +318,14 @@ fn a_login_ends() {
 }
 
 #[test]
+fn the_list_of_profiles() {
+    let machine = with_a_key();
+    shows_in_each_language(&machine, "profiles", &["profiles"], 0);
+    let empty = Machine::new();
+    shows_in_each_language(&empty, "keys-none", &["keys", "list"], 0);
+}
+
+#[test]
 fn keys_of_a_team() {
     let machine = Machine::new().configured("[prices.\"*\"]\ninput = 1.0\noutput = 5.0\n");
     for arguments in [
@@ -330,5 +338,5 @@ fn keys_of_a_team() {
     }
     drop(machine.run(["keys", "rotate", "ci", "--overlap", "24h"]).any_stdout());
     drop(machine.run(["keys", "revoke", "former", "--yes"]));
-    shows(&machine, "keys-list", &["keys", "list"], 0);
+    shows_in_each_language(&machine, "keys-list", &["keys", "list"], 0);
 }

@@ -47,12 +47,18 @@ pub(super) fn typed(attempt: &Attempt) -> Result<Secret> {
 /// Where keys are made.
 fn show_pages(attempt: &Attempt, region: Option<&str>) {
     let screen = Screen::stderr();
-    let [first, other] = ["Create a key at", "or"].map(|text| screen.translate(text));
-    let indent = " ".repeat(columns(&first).saturating_sub(columns(&other)));
+    let mut widest = 0;
     for (number, page) in attempt.provider.key_pages(region).iter().enumerate() {
-        let lead = if number == 0 { first.clone() } else { format!("{indent}{other}") };
-        let place = page.place.map(|place| format!(" ({})", screen.translate(place))).unwrap_or_default();
-        terminal::say(&format!("{lead} {}{place}", page.url));
+        let url = page.url;
+        let line = screen.translate(&match page.place {
+            Some(place) if number == 0 => format!("Create a key at {url} ({place})"),
+            Some(place) => format!("or {url} ({place})"),
+            None => format!("Create a key at {url}"),
+        });
+        // The URLs stand below each other.
+        let lead = line.find(url).map_or(0, |at| columns(&line[..at]));
+        widest = widest.max(lead);
+        terminal::say(&format!("{}{line}", " ".repeat(widest - lead)));
     }
 }
 
