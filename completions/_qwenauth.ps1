@@ -59,7 +59,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--key-label', '--key-label', [CompletionResultType]::ParameterName, 'OpenRouter: name of the new key')
             [CompletionResult]::new('--limit', '--limit', [CompletionResultType]::ParameterName, 'OpenRouter: spending limit of the new key, in US dollars')
             [CompletionResult]::new('--qr', '--qr', [CompletionResultType]::ParameterName, 'Draw the verification URL as a QR code on stderr')
-            [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Give up after this long, for example `90s` or `5m`')
+            [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Give up after this long, for example `90s` or `5m` (default: until the code expires)')
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'Default model of this profile, exported by `env` and `exec`')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Log in even if already logged in')
@@ -133,7 +133,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--replay-limit', '--replay-limit', [CompletionResultType]::ParameterName, 'Largest body kept in memory for retries')
             [CompletionResult]::new('--log', '--log', [CompletionResultType]::ParameterName, 'Write one JSON line per request to this file (`-`: stdout), never a body or a key')
             [CompletionResult]::new('--fallback', '--fallback', [CompletionResultType]::ParameterName, 'Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml')
-            [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Warn once a day when this share of the daily limit is used')
+            [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Warn once a day, and run the hook `limit_near`, when this share of the daily limit is used (default: never)')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--gateway', '--gateway', [CompletionResultType]::ParameterName, 'Run the program behind its own gateway, so that it never sees the credential')
             [CompletionResult]::new('--preserve-env', '--preserve-env', [CompletionResultType]::ParameterName, 'Keep the key and base URL if either is already set, whatever their names')
@@ -166,7 +166,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--replay-limit', '--replay-limit', [CompletionResultType]::ParameterName, 'Largest body kept in memory for retries')
             [CompletionResult]::new('--log', '--log', [CompletionResultType]::ParameterName, 'Write one JSON line per request to this file (`-`: stdout), never a body or a key')
             [CompletionResult]::new('--fallback', '--fallback', [CompletionResultType]::ParameterName, 'Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml')
-            [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Warn once a day when this share of the daily limit is used')
+            [CompletionResult]::new('--warn-at', '--warn-at', [CompletionResultType]::ParameterName, 'Warn once a day, and run the hook `limit_near`, when this share of the daily limit is used (default: never)')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--plain-http', '--plain-http', [CompletionResultType]::ParameterName, 'Allow unencrypted HTTP on addresses other than loopback')
             [CompletionResult]::new('--shared', '--shared', [CompletionResultType]::ParameterName, 'Count limits together with other gateways, on the Redis or Valkey server in `[team] shared` of config.toml or in `QWENAUTH_SHARED_URL`')
@@ -195,7 +195,6 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;keys' {
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('create', 'create', [CompletionResultType]::ParameterValue, 'Create a key and print it once, alone on stdout')
@@ -219,14 +218,12 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--models', '--models', [CompletionResultType]::ParameterName, 'Models the key may use: names, or patterns with `*` and `?`; can be repeated')
             [CompletionResult]::new('--profiles', '--profiles', [CompletionResultType]::ParameterName, 'Profiles the key may use; can be repeated')
             [CompletionResult]::new('--expires', '--expires', [CompletionResultType]::ParameterName, 'When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)')
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
         'qwenauth;keys;list' {
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
@@ -243,7 +240,6 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--models', '--models', [CompletionResultType]::ParameterName, 'Models the key may use: names, or patterns with `*` and `?`; can be repeated')
             [CompletionResult]::new('--profiles', '--profiles', [CompletionResultType]::ParameterName, 'Profiles the key may use; can be repeated')
             [CompletionResult]::new('--expires', '--expires', [CompletionResultType]::ParameterName, 'When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)')
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
@@ -251,27 +247,23 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;keys;rotate' {
             [CompletionResult]::new('--overlap', '--overlap', [CompletionResultType]::ParameterName, 'How long the old key stays valid')
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
         'qwenauth;keys;reset' {
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
         'qwenauth;keys;revoke' {
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--yes', '--yes', [CompletionResultType]::ParameterName, 'Do not ask for confirmation')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
         }
         'qwenauth;keys;secret' {
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')
             break
@@ -318,7 +310,6 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;profiles' {
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print JSON')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help')

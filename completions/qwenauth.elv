@@ -55,7 +55,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --key-label 'OpenRouter: name of the new key'
             cand --limit 'OpenRouter: spending limit of the new key, in US dollars'
             cand --qr 'Draw the verification URL as a QR code on stderr'
-            cand --timeout 'Give up after this long, for example `90s` or `5m`'
+            cand --timeout 'Give up after this long, for example `90s` or `5m` (default: until the code expires)'
             cand --model 'Default model of this profile, exported by `env` and `exec`'
             cand --profile 'Use this profile instead of the active one'
             cand --force 'Log in even if already logged in'
@@ -123,7 +123,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --replay-limit 'Largest body kept in memory for retries'
             cand --log 'Write one JSON line per request to this file (`-`: stdout), never a body or a key'
             cand --fallback 'Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml'
-            cand --warn-at 'Warn once a day when this share of the daily limit is used'
+            cand --warn-at 'Warn once a day, and run the hook `limit_near`, when this share of the daily limit is used (default: never)'
             cand --profile 'Use this profile instead of the active one'
             cand --gateway 'Run the program behind its own gateway, so that it never sees the credential'
             cand --preserve-env 'Keep the key and base URL if either is already set, whatever their names'
@@ -155,7 +155,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --replay-limit 'Largest body kept in memory for retries'
             cand --log 'Write one JSON line per request to this file (`-`: stdout), never a body or a key'
             cand --fallback 'Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml'
-            cand --warn-at 'Warn once a day when this share of the daily limit is used'
+            cand --warn-at 'Warn once a day, and run the hook `limit_near`, when this share of the daily limit is used (default: never)'
             cand --profile 'Use this profile instead of the active one'
             cand --plain-http 'Allow unencrypted HTTP on addresses other than loopback'
             cand --shared 'Count limits together with other gateways, on the Redis or Valkey server in `[team] shared` of config.toml or in `QWENAUTH_SHARED_URL`'
@@ -182,7 +182,6 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --help 'Print help'
         }
         &'qwenauth;keys'= {
-            cand --profile 'Use this profile instead of the active one'
             cand -h 'Print help'
             cand --help 'Print help'
             cand create 'Create a key and print it once, alone on stdout'
@@ -205,13 +204,11 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --models 'Models the key may use: names, or patterns with `*` and `?`; can be repeated'
             cand --profiles 'Profiles the key may use; can be repeated'
             cand --expires 'When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)'
-            cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
         }
         &'qwenauth;keys;list'= {
-            cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
@@ -227,31 +224,26 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --models 'Models the key may use: names, or patterns with `*` and `?`; can be repeated'
             cand --profiles 'Profiles the key may use; can be repeated'
             cand --expires 'When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)'
-            cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
         }
         &'qwenauth;keys;rotate'= {
             cand --overlap 'How long the old key stays valid'
-            cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'
         }
         &'qwenauth;keys;reset'= {
-            cand --profile 'Use this profile instead of the active one'
             cand -h 'Print help'
             cand --help 'Print help'
         }
         &'qwenauth;keys;revoke'= {
-            cand --profile 'Use this profile instead of the active one'
             cand --yes 'Do not ask for confirmation'
             cand -h 'Print help'
             cand --help 'Print help'
         }
         &'qwenauth;keys;secret'= {
-            cand --profile 'Use this profile instead of the active one'
             cand -h 'Print help'
             cand --help 'Print help'
         }
@@ -287,7 +279,6 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --help 'Print help'
         }
         &'qwenauth;profiles'= {
-            cand --profile 'Use this profile instead of the active one'
             cand --json 'Print JSON'
             cand -h 'Print help'
             cand --help 'Print help'

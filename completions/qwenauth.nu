@@ -38,7 +38,7 @@ module completions {
     --no-verify               # Skip the test request
     --no-wait                 # Print the code and exit; finish later with `--resume`
     --resume                  # Finish a pending login instead of starting a new one
-    --timeout: string         # Give up after this long, for example `90s` or `5m`
+    --timeout: string         # Give up after this long, for example `90s` or `5m` (default: until the code expires)
     --model: string           # Default model of this profile, exported by `env` and `exec`
     --json                    # Print events as JSON, one object per line
     --profile: string         # Use this profile instead of the active one
@@ -119,7 +119,7 @@ module completions {
     --replay-limit: string    # Largest body kept in memory for retries
     --log: path               # Write one JSON line per request to this file (`-`: stdout), never a body or a key
     --fallback: string        # Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml
-    --warn-at: string         # Warn once a day when this share of the daily limit is used
+    --warn-at: string         # Warn once a day, and run the hook `limit_near`, when this share of the daily limit is used (default: never)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
     ...command: string        # The program and its arguments
@@ -160,7 +160,7 @@ module completions {
     --replay-limit: string    # Largest body kept in memory for retries
     --log: path               # Write one JSON line per request to this file (`-`: stdout), never a body or a key
     --fallback: string        # Profiles to use when the limit or plan of this one is used up or its service is down, for the models in `[fallback.models]` of config.toml
-    --warn-at: string         # Warn once a day when this share of the daily limit is used
+    --warn-at: string         # Warn once a day, and run the hook `limit_near`, when this share of the daily limit is used (default: never)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
   ]
@@ -182,7 +182,6 @@ module completions {
 
   # Create and manage keys for the people and jobs that share a gateway
   export extern "qwenauth keys" [
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
@@ -199,7 +198,6 @@ module completions {
     --profiles: string        # Profiles the key may use; can be repeated
     --expires: string         # When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)
     --json                    # Print JSON
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name of the key: letters, digits, `.`, `_` and `-`
   ]
@@ -207,7 +205,6 @@ module completions {
   # List the keys with their limits and usage
   export extern "qwenauth keys list" [
     --json                    # Print JSON
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
@@ -224,7 +221,6 @@ module completions {
     --profiles: string        # Profiles the key may use; can be repeated
     --expires: string         # When the key expires: after a time (`30d`, `12h`) or at the end of a day (`2027-01-31`, UTC)
     --json                    # Print JSON
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
@@ -233,14 +229,12 @@ module completions {
   export extern "qwenauth keys rotate" [
     --overlap: string         # How long the old key stays valid
     --json                    # Print JSON
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
 
   # Reset the spending of this period, so that the whole budget is available again
   export extern "qwenauth keys reset" [
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
@@ -248,14 +242,12 @@ module completions {
   # Revoke a key permanently; its next request is rejected
   export extern "qwenauth keys revoke" [
     --yes                     # Do not ask for confirmation
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
     name: string              # Name or id of the key
   ]
 
   # Create the team secret, which is used to hash keys, and print its path
   export extern "qwenauth keys secret" [
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 
@@ -305,7 +297,6 @@ module completions {
   # List the stored profiles
   export extern "qwenauth profiles" [
     --json                    # Print JSON
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help
   ]
 

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::manage::NoProfile;
 use super::value::{Bound, bound, duration};
 
 /// Create and manage keys for the people and jobs that share a gateway
@@ -20,6 +21,8 @@ Examples:
   qwenauth keys revoke ann --yes"
 )]
 pub(crate) struct KeysArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     #[command(subcommand)]
     pub(crate) command: KeysCommand,
 }
@@ -52,6 +55,8 @@ Examples:
   qwenauth keys create report --tpd 2000000 --profiles dashscope --json"
 )]
 pub(crate) struct CreateKeyArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Name of the key: letters, digits, `.`, `_` and `-`
     pub(crate) name: String,
     #[command(flatten)]
@@ -105,6 +110,8 @@ Examples:
   qwenauth keys list
   qwenauth keys list --json | jq -r '.keys[] | select(.state==\"active\").name'")]
 pub(crate) struct ListKeysArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -119,6 +126,8 @@ Examples:
   qwenauth keys set ci --rpm none --models 'qwen3-*'
   qwenauth keys set ci --expires 30d")]
 pub(crate) struct SetKeyArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Name or id of the key
     pub(crate) name: String,
     #[command(flatten)]
@@ -138,6 +147,8 @@ Examples:
   qwenauth keys rotate ci --overlap 24h | gh secret set QWEN_KEY"
 )]
 pub(crate) struct RotateKeyArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Name or id of the key
     pub(crate) name: String,
     /// How long the old key stays valid
@@ -155,6 +166,8 @@ pub(crate) struct RotateKeyArgs {
 Examples:
   qwenauth keys reset ann")]
 pub(crate) struct ResetKeyArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Name or id of the key
     pub(crate) name: String,
 }
@@ -167,6 +180,8 @@ Examples:
   qwenauth keys revoke ann
   qwenauth keys revoke ci --yes           without confirmation, for scripts")]
 pub(crate) struct RevokeKeyArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Name or id of the key
     pub(crate) name: String,
     /// Do not ask for confirmation
@@ -183,4 +198,7 @@ pub(crate) struct RevokeKeyArgs {
 Examples:
   qwenauth keys secret"
 )]
-pub(crate) struct TeamSecretArgs {}
+pub(crate) struct TeamSecretArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
+}

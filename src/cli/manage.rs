@@ -40,6 +40,8 @@ pub(crate) struct ProvidersArgs {
   qwenauth profiles
   qwenauth profiles --json")]
 pub(crate) struct ProfilesArgs {
+    #[command(flatten)]
+    pub(crate) no_profile: NoProfile,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -74,9 +74,12 @@ fn a_mistyped_topic_gets_the_nearest_as_a_hint() {
 #[test]
 fn commands_without_a_profile_do_not_accept_profile() {
     let machine = Machine::new();
-    for command in ["use", "providers", "sandbox", "completions"] {
-        let help = machine.run([command, "--help"]).any_stdout();
-        assert!(!help.stdout.contains("--profile"), "{command}: {help}");
+    let keys = ["create", "list", "set", "rotate", "reset", "revoke", "secret"].map(|command| vec!["keys", command]);
+    let others = ["use", "providers", "profiles", "sandbox", "completions", "keys"].map(|command| vec![command]);
+    for mut command in others.into_iter().chain(keys) {
+        command.push("--help");
+        let help = machine.run(&command).any_stdout();
+        assert!(!help.stdout.contains("--profile "), "{command:?}: {help}");
     }
     assert!(machine.run(["status", "--help"]).any_stdout().stdout.contains("--profile <NAME>"));
     drop(machine.run(["completions", "bash", "--profile", "work"]).any_stdout());
