@@ -145,7 +145,7 @@ fn revoke(args: &RevokeKeyArgs, places: &Places, server: Option<&Server>) -> Res
     }
     server::change(places, server, now, |keys| {
         let record = keys.live(&args.name)?;
-        record.revoked_at = Some(seconds(now));
+        record.revoke(now);
         Ok(((), Change { verb: "revoke", id: record.id.clone(), changes: json!({}) }))
     })?;
     say(&match server {

@@ -49,7 +49,7 @@ pub(crate) struct KeyRecord {
     pub(crate) name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) owner: Option<String>,
-    /// HMAC-SHA-256 of the key's secret under the team secret, in hexadecimal.
+    /// HMAC-SHA-256 of the key's secret under the team secret, in hexadecimal; empty once it is revoked.
     hash: String,
     /// The previous key after a rotation, while both are valid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -161,6 +161,14 @@ impl KeyRecord {
             (self.former, self.earlier) = (None, Vec::new());
         }
         key
+    }
+
+    /// Makes it invalid for good. Its hashes are not needed any more, and leave the room that the time takes: a key can be
+    /// revoked however many there are.
+    pub(crate) fn revoke(&mut self, now: SystemTime) {
+        self.revoked_at = Some(seconds(now));
+        self.hash.clear();
+        (self.former, self.earlier) = (None, Vec::new());
     }
 
     /// Whether `key` is the current one, or a previous one while both are valid.

@@ -1,6 +1,6 @@
 //! keys.json: the only code that writes it, and its readers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Instant, SystemTime};
@@ -16,8 +16,12 @@ use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, MAX_FILE_SIZE, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 
-/// How long a revoked key is listed, so that usage of a year ago still has a name.
+/// How long a revoked key is listed, so that usage of a year ago still has a name; shorter where room is short.
 const KEPT_REVOKED: u64 = 400 * 86400;
+
+/// Maximum size of the file with another key. The rest up to [`MAX_FILE_SIZE`] is for changes of the keys that are there:
+/// an expiry takes 24 bytes, a record without limits 150.
+const MAX_SIZE_WITH_NEW: u64 = MAX_FILE_SIZE / 8 * 7;
 
 /// Where the files of a team's keys are.
 #[derive(Debug, Clone)]
@@ -130,12 +134,14 @@ impl Keys {
         let lock = paths::kernel_lock(&path);
         let _lock = FileLock::acquire(files::open_private(&lock)?, &lock, Instant::now() + LOCK_TIMEOUT)?;
         let mut keys = Self::read(&path)?;
+        let count = keys.keys.len();
         let (outcome, Change { verb, id, changes }) = change(&mut keys)?;
         keys.source = keys.source().or_else(|| Some(uuid::Uuid::new_v4().simple().to_string()));
         keys.revision = milliseconds(now).max(keys.revision + 1);
         let oldest = seconds(now).saturating_sub(KEPT_REVOKED);
+        let most = if keys.keys.len() > count { MAX_SIZE_WITH_NEW } else { MAX_FILE_SIZE };
         keys.keys.retain(|key| key.revoked_at.is_none_or(|at| at >= oldest));
-        let text = keys.text()?;
+        let text = keys.text_within(most, &id)?;
         let room = PendingFile::reserve(&path, text.len(), Privacy::Private)?;
         // The audit log is written first: a line for a change that a full disk prevented is better than a change
         // without a line.
@@ -157,6 +163,37 @@ impl Keys {
         Some(Publication { source: self.source()?, revision: self.revision, records })
     }
 
+    /// The file's text of at most `most` bytes. Where room is short, the keys that were revoked first are dropped, but not
+    /// `changed`.
+    ///
+    /// Errors: the other keys are too many.
+    fn text_within(&mut self, most: u64, changed: &str) -> Result<String> {
+        let text = self.text()?;
+        let mut excess = (text.len() as u64).saturating_sub(most);
+        if excess == 0 {
+            return Ok(text);
+        }
+        let is_spare = |key: &&KeyRecord| key.revoked_at.is_some() && key.id != changed;
+        let mut spare: Vec<&KeyRecord> = self.keys.iter().filter(is_spare).collect();
+        spare.sort_by_key(|key| key.revoked_at);
+        let mut dropped = BTreeSet::new();
+        for key in spare {
+            if excess == 0 {
+                break;
+            }
+            excess = excess.saturating_sub(serde_json::to_string(key)?.len() as u64);
+            dropped.insert(key.id.clone());
+        }
+        if excess > 0 {
+            let size = most / 1024;
+            return Failed::new(Failure::Other, format!("there are too many keys: their file would exceed {size} KiB"))
+                .hint("revoke unused keys; `qwenauth keys list` shows when each was last used")
+                .err();
+        }
+        self.keys.retain(|key| !dropped.contains(&key.id));
+        self.text()
+    }
+
     /// One key per line.
     fn text(&self) -> Result<String> {
         let mut text = format!("{{\"schema\":1,\"revision\":{}", self.revision);
@@ -172,11 +209,6 @@ impl Keys {
             text += &serde_json::to_string(key)?;
         }
         text += "\n]}\n";
-        if text.len() as u64 > MAX_FILE_SIZE {
-            return Failed::new(Failure::Other, "there are too many keys: their file would exceed 1 MiB")
-                .hint("revoke unused keys; `qwenauth keys list` shows when each was last used")
-                .err();
-        }
         Ok(text)
     }
 }
@@ -421,11 +453,53 @@ mod tests {
         let padded = |length: usize| {
             let mut keys = Keys::default();
             keys.others.insert("of_a_later_version".to_owned(), "x".repeat(length).into());
-            keys.text()
+            keys.text_within(MAX_FILE_SIZE, "")
         };
         let rest = usize::try_from(MAX_FILE_SIZE).unwrap() - padded(0).unwrap().len();
         assert_eq!(padded(rest).unwrap().len() as u64, MAX_FILE_SIZE);
         assert!(padded(rest + 1).is_err() && padded(2 * rest).is_err());
+    }
+
+    #[test]
+    fn keys_of_a_full_file_can_be_revoked_and_make_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let places = places(directory.path());
+        let now = SystemTime::now();
+        let (record, _) = KeyRecord::create("key-0000", &TeamSecret::new(), now);
+        let mut full = Keys { revision: milliseconds(now) - 1, source: Some(String::new()), ..Keys::default() };
+        let rest = |keys: &Keys| usize::try_from(MAX_FILE_SIZE).unwrap() - keys.text().unwrap().len();
+        let each = serde_json::to_string(&record).unwrap().len() + 2;
+        full.keys = vec![record; rest(&full) / each];
+        for (number, key) in full.keys.iter_mut().enumerate() {
+            (key.id, key.name) = (format!("id{number:06}"), format!("key-{number:04}"));
+        }
+        full.source = Some("x".repeat(rest(&full)));
+        std::fs::write(&places.keys, full.text().unwrap()).unwrap();
+        let ids: Vec<String> = full.keys.iter().map(|key| key.id.clone()).collect();
+        let change = |id: &str, change: &dyn Fn(&mut KeyRecord)| {
+            Keys::change(&places, now, |keys| {
+                change(keys.live(id)?);
+                Ok(((), Change { verb: "change", id: id.to_owned(), changes: Value::Null }))
+            })
+        };
+        let own = |key: &mut KeyRecord| key.owner = Some("x".repeat(130));
+        let error = change(&ids[9], &own).unwrap_err();
+        assert_eq!(error.to_string(), "there are too many keys: their file would exceed 1024 KiB");
+        let revoked = &ids[..3];
+        for (number, id) in revoked.iter().enumerate() {
+            change(id, &|key| key.revoke(now + Duration::from_secs(number as u64))).unwrap();
+        }
+        let known = || {
+            let keys = Keys::read(&places.keys).unwrap();
+            revoked.iter().map(|id| keys.find(id).map(|key| key.revoked_at.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(known(), [Some(true); 3]);
+        // The one that was revoked first gives way.
+        change(&ids[9], &own).unwrap();
+        assert_eq!(known(), [None, Some(true), Some(true)]);
+        let error = create(&places, "new", now).unwrap_err();
+        assert_eq!(error.to_string(), "there are too many keys: their file would exceed 896 KiB");
+        assert_eq!(Keys::read(&places.keys).unwrap().keys.len(), ids.len() - 1);
     }
 
     #[test]
