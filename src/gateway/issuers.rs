@@ -1,8 +1,8 @@
 //! Tokens of CI jobs as keys: who issued them, whether they are genuine, and whose limits apply.
 //!
 //! Hazard: any client can send a token that names any key id, and each would make the gateway query the issuer. A key
-//! that the issuer withdrew would be trusted forever. Rule: an issuer is queried only for unknown keys that its own
-//! tokens name, at most once a minute, and once for all waiting requests. Keys older than an hour are fetched again,
+//! that the issuer withdrew would be trusted forever. Rule: an issuer is queried only for tokens in its name that no known
+//! key verifies, at most once a minute, and once for all waiting requests. Keys older than an hour are fetched again,
 //! and after a day without a response no key is trusted. No part of a token is logged, stored or forwarded.
 
 use std::cell::{Cell, RefCell};
@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::StatusCode;
+use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
 use super::refusal::Refusal;
 use crate::http::Network;
 use crate::keys::{IssuerRule, seconds};
-use crate::oauth::jwt::{Claims, KeySet, MAX_LENGTH, NotVerified, Shown};
+use crate::oauth::jwt::{KeySet, MAX_LENGTH, NotVerified, Shown};
 use crate::oauth::{REQUEST_TIMEOUT, discovery};
 
 /// Pause before an issuer is queried again for a key that it did not have, and after a failure.
@@ -84,12 +85,11 @@ impl Issuers {
         let Some(issuer) = self.all.iter().find(|known| is_same(&known.url, issuer)) else {
             return Err(rejected("its issuer is not in `[[team.issuers]]` of this gateway"));
         };
-        let keys = issuer.keys_for(&shown, &self.network).await?;
-        let Claims(claims) = shown.verified_by(&keys).map_err(|why| not_verified(&why))?;
+        let claims = issuer.verify(&shown, &self.network).await?;
         let now = seconds(SystemTime::now());
         let mut first = None;
         for rule in &issuer.rules {
-            match rule.check(&claims, now) {
+            match rule.check(claims, now) {
                 Ok(owner) => return Ok(Accepted { key: rule.key.clone(), owner }),
                 Err(why) => drop(first.get_or_insert(why)),
             }
@@ -104,35 +104,44 @@ fn is_same(one: &str, other: &str) -> bool {
 }
 
 impl Issuer {
-    /// The known keys; they are fetched if `shown` needs another one.
-    async fn keys_for(self: &Rc<Self>, shown: &Shown<'_>, network: &Network) -> Result<Rc<KeySet>, Refusal> {
-        if self.has_key_for(shown) {
+    /// The claims of `shown`, if the issuer signed it. Its keys are fetched if none that is known verifies it: it may have
+    /// another one by now, of the same name too.
+    async fn verify<'shown>(
+        self: &Rc<Self>,
+        shown: &'shown Shown<'_>,
+        network: &Network,
+    ) -> Result<&'shown Map<String, Value>, Refusal> {
+        let mut verified = self.verified(shown);
+        if let Some(Ok(claims)) = verified {
             // A request that can be served does not wait for the issuer.
             if !self.is_fresh() && self.may_ask() {
                 self.asked.set(Some((Instant::now(), false)));
                 let (issuer, network) = (Rc::clone(self), network.clone());
                 tokio::task::spawn_local(async move { issuer.ask(&network).await });
             }
-        } else {
-            let _alone = self.gate.lock().await;
-            // A request that waited may find its key now, or that the issuer does not have it.
-            if !self.has_key_for(shown) && self.may_ask() {
-                self.ask(network).await;
-            }
+            return Ok(claims);
         }
-        let known = self.keys.borrow();
-        match &*known {
-            Some((keys, at)) if at.elapsed() < BELIEVED => Ok(Rc::clone(keys)),
-            _ => {
-                let message = format!("the keys of `{}` are not available at the moment", self.url);
-                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "issuer_unavailable", message)
-                    .after(ASK_AGAIN_AFTER_FAILURE))
-            }
+        let _alone = self.gate.lock().await;
+        // A request that waited may find its key now, or that the issuer does not have it.
+        verified = self.verified(shown);
+        if !matches!(verified, Some(Ok(_))) && self.may_ask() {
+            self.ask(network).await;
+            verified = self.verified(shown);
         }
+        let Some(verified) = verified else {
+            let message = format!("the keys of `{}` are not available at the moment", self.url);
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "issuer_unavailable", message)
+                .after(ASK_AGAIN_AFTER_FAILURE));
+        };
+        verified.map_err(|why| not_verified(&why))
     }
 
-    fn has_key_for(&self, shown: &Shown<'_>) -> bool {
-        self.keys.borrow().as_ref().is_some_and(|(keys, at)| at.elapsed() < BELIEVED && shown.has_key_in(keys))
+    /// What the known keys say of `shown`; `None`: there are none that are still trusted.
+    fn verified<'shown>(&self, shown: &'shown Shown<'_>) -> Option<Result<&'shown Map<String, Value>, NotVerified>> {
+        let keys =
+            self.keys.borrow().as_ref().filter(|(_, at)| at.elapsed() < BELIEVED).map(|(keys, _)| Rc::clone(keys));
+        let keys = keys?;
+        Some(shown.verified_by(&keys))
     }
 
     fn is_fresh(&self) -> bool {
@@ -188,6 +197,10 @@ fn rejected(why: impl Display) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+    use ring::signature::{Ed25519KeyPair, KeyPair};
+
     use super::*;
 
     fn rule(issuer: &str) -> IssuerRule {
@@ -200,14 +213,36 @@ mod tests {
         }
     }
 
+    /// A key as it is published under the name `k`, and a token that it signed: `{"alg":"EdDSA","kid":"k"}.{}`.
+    fn signed(seed: u8) -> (String, String) {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).unwrap();
+        let text = "eyJhbGciOiJFZERTQSIsImtpZCI6ImsifQ.e30";
+        let encoded = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+        let point = encoded(pair.public_key().as_ref());
+        let published = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k","x":"{point}"}}]}}"#);
+        (published, format!("{text}.{}", encoded(pair.sign(text.as_bytes()).as_ref())))
+    }
+
+    /// Issuers of which nobody answers, and one of them, whose keys were fetched at a time.
+    fn unreachable(published: &str, at: Instant) -> (Issuers, Rc<Issuer>) {
+        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let issuers = Issuers::new(vec![rule(&format!("http://{nobody}"))], Network::default());
+        let issuer = Rc::clone(&issuers.all[0]);
+        *issuer.keys.borrow_mut() = KeySet::read(published.as_bytes()).map(|keys| (Rc::new(keys), at));
+        (issuers, issuer)
+    }
+
+    /// The status of the refusal of a token, if it is refused.
+    fn refused(issuers: &Issuers, token: &str) -> Option<StatusCode> {
+        let shown = Shown::read(token).ok().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let verify = issuers.all[0].verify(&shown, &issuers.network);
+        tokio::task::LocalSet::new().block_on(&runtime, verify).err().map(|refusal| refusal.status)
+    }
+
     #[test]
     fn a_key_is_fetched_again_after_an_hour_and_trusted_for_a_day_at_most() {
-        // {"alg":"EdDSA","kid":"k"}.{}
-        let text = "eyJhbGciOiJFZERTQSIsImtpZCI6ImsifQ.e30.AA";
-        let shown = Shown::read(text).ok().unwrap();
-        let published = format!(r#"{{"keys":[{{"kty":"OKP","crv":"Ed25519","kid":"k","x":"{}"}}]}}"#, "A".repeat(43));
-        let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (published, token) = signed(1);
         for (minutes, was_asked, is_trusted, asks) in [
             (59, false, true, false),
             (61, false, true, true),
@@ -217,22 +252,30 @@ mod tests {
             (24 * 60 + 1, true, false, false),
         ] {
             let Some(at) = Instant::now().checked_sub(Duration::from_secs(60 * minutes)) else { continue };
-            let issuers = Issuers::new(vec![rule(&format!("http://{nobody}"))], Network::default());
-            let issuer = &issuers.all[0];
-            *issuer.keys.borrow_mut() = KeySet::read(published.as_bytes()).map(|keys| (Rc::new(keys), at));
+            let (issuers, issuer) = unreachable(&published, at);
             let before = was_asked.then(|| (Instant::now(), false));
             issuer.asked.set(before);
-            let found =
-                tokio::task::LocalSet::new().block_on(&runtime, issuer.keys_for(&shown, &issuers.network)).is_ok();
-            assert_eq!((found, issuer.asked.get() != before), (is_trusted, asks), "{minutes} min, {was_asked}");
+            let status = (!is_trusted).then_some(StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(refused(&issuers, &token), status, "{minutes} min, {was_asked}");
+            assert_eq!(issuer.asked.get() != before, asks, "{minutes} min, {was_asked}");
         }
-        // A key that the issuer has added since, which its token names: {"alg":"EdDSA","kid":"n"}.{}
-        let shown = Shown::read("eyJhbGciOiJFZERTQSIsImtpZCI6Im4ifQ.e30.AA").ok().unwrap();
-        let issuers = Issuers::new(vec![rule(&format!("http://{nobody}"))], Network::default());
-        let issuer = &issuers.all[0];
-        *issuer.keys.borrow_mut() = KeySet::read(published.as_bytes()).map(|keys| (Rc::new(keys), Instant::now()));
-        let found = tokio::task::LocalSet::new().block_on(&runtime, issuer.keys_for(&shown, &issuers.network)).is_ok();
-        assert!(found && issuer.asked.get().is_some());
+    }
+
+    #[test]
+    fn an_issuer_is_asked_for_a_key_that_it_may_have_added_or_replaced_but_once_a_minute() {
+        let (published, token) = signed(1);
+        // {"alg":"EdDSA","kid":"n"}.{}: a name that is not known.
+        for unverified in [signed(2).1, "eyJhbGciOiJFZERTQSIsImtpZCI6Im4ifQ.e30.AA".to_owned()] {
+            let (issuers, issuer) = unreachable(&published, Instant::now());
+            assert_eq!(refused(&issuers, &token), None);
+            assert_eq!(issuer.asked.get(), None);
+            assert_eq!(refused(&issuers, &unverified), Some(StatusCode::UNAUTHORIZED));
+            assert!(issuer.asked.get().is_some(), "{unverified}");
+            let answered = Some((Instant::now(), true));
+            issuer.asked.set(answered);
+            assert_eq!(refused(&issuers, &unverified), Some(StatusCode::UNAUTHORIZED));
+            assert_eq!(issuer.asked.get(), answered, "{unverified}");
+        }
     }
 
     #[test]

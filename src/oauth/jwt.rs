@@ -138,7 +138,7 @@ pub(crate) enum NotVerified {
     TooLong,
     /// Its algorithm is not one of the three.
     Algorithm(String),
-    /// The issuer has no such key, or that key is for another algorithm.
+    /// The issuer has no such key for that algorithm.
     UnknownKey,
     Signature,
 }
@@ -152,9 +152,6 @@ pub(crate) struct Shown<'text> {
     signed: &'text [u8],
     signature: Vec<u8>,
 }
-
-/// The claims of a token that its issuer signed.
-pub(crate) struct Claims(pub(crate) Map<String, Value>);
 
 /// Whether `text` has three parts in base64url, the first of which begins a JSON object: nothing else is tried as a token.
 pub(crate) fn looks_like_one(text: &str) -> bool {
@@ -199,26 +196,24 @@ impl<'text> Shown<'text> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
-    /// Whether `keys` has the one that it names. Without a name it is the only one there is (OpenID Connect Core §10.1).
-    pub(crate) fn has_key_in(&self, keys: &KeySet) -> bool {
-        self.key_in(keys).is_some()
+    /// The keys that may have signed it: of its algorithm, and with the name that it gives, if any. Several keys may have
+    /// one name (RFC 7517 §4.5), and some issuers name none (RFC 7515 appendix D).
+    fn keys_in<'keys>(&self, keys: &'keys KeySet) -> impl Iterator<Item = &'keys PublicKey> {
+        keys.0
+            .iter()
+            .filter(|key| key.algorithm() == self.algorithm && (self.key_id.is_none() || key.id == self.key_id))
     }
 
-    fn key_in<'keys>(&self, keys: &'keys KeySet) -> Option<&'keys PublicKey> {
-        match (&self.key_id, keys.0.as_slice()) {
-            (None, [only]) => Some(only),
-            (None, _) => None,
-            (Some(_), all) => all.iter().find(|key| key.id == self.key_id),
+    /// Its claims, if one of `keys` signed it.
+    pub(crate) fn verified_by(&self, keys: &KeySet) -> Result<&Map<String, Value>, NotVerified> {
+        let mut why = NotVerified::UnknownKey;
+        for key in self.keys_in(keys) {
+            if key.verifies(self.signed, &self.signature) {
+                return Ok(&self.claims);
+            }
+            why = NotVerified::Signature;
         }
-    }
-
-    pub(crate) fn verified_by(self, keys: &KeySet) -> Result<Claims, NotVerified> {
-        let key = self.key_in(keys).filter(|key| key.algorithm() == self.algorithm);
-        let key = key.ok_or(NotVerified::UnknownKey)?;
-        if !key.verifies(self.signed, &self.signature) {
-            return Err(NotVerified::Signature);
-        }
-        Ok(Claims(self.claims))
+        Err(why)
     }
 }
 
@@ -263,8 +258,8 @@ mod tests {
         KeySet::read(format!("{{\"keys\":[{}]}}", keys.join(",")).as_bytes())
     }
 
-    fn verified(token: &str, keys: &[&str]) -> Result<Claims, NotVerified> {
-        Shown::read(token)?.verified_by(&set(keys).unwrap())
+    fn verified(token: &str, keys: &[&str]) -> Result<Map<String, Value>, NotVerified> {
+        Shown::read(token)?.verified_by(&set(keys).unwrap()).cloned()
     }
 
     fn part(text: &str) -> String {
@@ -275,7 +270,7 @@ mod tests {
     fn the_examples_of_the_standards_are_verified() {
         for (token, key) in [(RS256, RSA), (ES256, EC)] {
             let claims = verified(token, &[key]).unwrap();
-            assert_eq!(claims.0["iss"], "joe");
+            assert_eq!(claims["iss"], "joe");
             // One letter of the claims.
             let other = token.replacen("eyJpc3MiOiJqb2Ui", "eyJpc3MiOiJqb2Ei", 1);
             assert_eq!(verified(&other, &[key]).err(), Some(NotVerified::Signature));
@@ -301,10 +296,45 @@ mod tests {
         assert!(Shown::read(RS256).unwrap().verified_by(&KeySet::read(keys.as_bytes()).unwrap()).is_ok());
     }
 
+    /// Another key than that of the token, of the same type and name.
+    fn another(key: &str) -> String {
+        key.replace("ofgWCuLjyb", "ofgWCuLjyc")
+            .replace("f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "axfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpY")
+            .replace("x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0", "T-NC4v4af5uO5-tKfA-eFivOM1drMV7Oy7ZAaDe_UfU")
+    }
+
     #[test]
-    fn without_a_name_only_a_single_key_is_meant() {
-        assert!(verified(RS256, &[RSA]).is_ok());
-        assert_eq!(verified(RS256, &[RSA, EC]).err(), Some(NotVerified::UnknownKey));
+    fn without_a_name_each_key_of_the_algorithm_is_tried() {
+        for (token, key, of_another_type) in [(RS256, RSA, EC), (ES256, EC, RSA)] {
+            assert!(verified(token, &[of_another_type, key]).is_ok());
+            assert!(verified(token, &[&another(key), of_another_type, key]).is_ok());
+            assert_eq!(verified(token, &[of_another_type, &another(key)]).err(), Some(NotVerified::Signature));
+        }
+    }
+
+    #[test]
+    fn of_several_keys_of_one_name_each_of_the_algorithm_is_tried() {
+        let ring = ring::rand::SystemRandom::new();
+        let algorithm = &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pair = || {
+            let document = ring::signature::EcdsaKeyPair::generate_pkcs8(algorithm, &ring).unwrap();
+            ring::signature::EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &ring).unwrap()
+        };
+        let published = |pair: &ring::signature::EcdsaKeyPair, id: &str| {
+            use ring::signature::KeyPair;
+            let (x, y) = pair.public_key().as_ref()[1..].split_at(COORDINATE);
+            let text = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+            format!(r#"{{"kty":"EC","kid":"{id}","crv":"P-256","x":"{}","y":"{}"}}"#, text(x), text(y))
+        };
+        let (own, other) = (pair(), pair());
+        let signed = format!("{}.{}", part(r#"{"alg":"ES256","kid":"r"}"#), part(r#"{"iss":"joe"}"#));
+        let signature = own.sign(&ring, signed.as_bytes()).unwrap();
+        let token = format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature));
+        let (own, other, of_another_name) = (published(&own, "r"), published(&other, "r"), published(&own, "e"));
+        assert!(verified(&token, &[RSA, &own]).is_ok());
+        assert!(verified(&token, &[RSA, &other, &own]).is_ok());
+        assert_eq!(verified(&token, &[RSA, &other]).err(), Some(NotVerified::Signature));
+        assert_eq!(verified(&token, &[RSA, &of_another_name]).err(), Some(NotVerified::UnknownKey));
     }
 
     #[test]
