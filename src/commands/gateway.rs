@@ -251,8 +251,9 @@ fn fleet(args: &GatewayArgs, session: &Session, namespace: &str) -> Result<Optio
     }
     let secret = TeamSecret::read(&places.secret)?;
     let host = system::host_name().unwrap_or_else(|| "unknown".to_owned());
-    let place = format!("{host}\0{}", session.config.paths.state.display());
-    let id = short_sha256(place, 16);
+    // Machines may have one name.
+    let place = format!("{host}\0{}\0", session.config.paths.state.display());
+    let id = short_sha256([place.into_bytes(), system::machine_id().unwrap_or_default()].concat(), 16);
     Ok(Some(Fleet { secret, namespace: namespace.to_owned(), host, id }))
 }
 

@@ -60,7 +60,7 @@ impl Part {
 pub(crate) struct Fleet {
     pub(crate) secret: TeamSecret,
     pub(crate) namespace: String,
-    /// Distinguishes this home from others: the machine's name and a hash of its data path.
+    /// Distinguishes this home from others: the machine's name, and a hash that its ID and data path go into.
     pub(crate) host: String,
     pub(crate) id: String,
 }

@@ -16,6 +16,7 @@ use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerf
 use windows_sys::Win32::System::Registry::{
     HKEY_LOCAL_MACHINE, RRF_RT_REG_DWORD, RRF_RT_REG_SZ, RRF_SUBKEY_WOW6464KEY, RegGetValueW,
 };
+use windows_sys::Win32::System::SystemInformation::{ComputerNameDnsHostname, GetComputerNameExW};
 
 use super::access::wide;
 
@@ -36,9 +37,14 @@ pub(crate) fn home() -> Option<PathBuf> {
     std::env::home_dir()
 }
 
-/// The machine's name: not queried here, because nothing needs it.
+/// What this machine calls itself.
 pub(crate) fn host_name() -> Option<String> {
-    None
+    // In UTF-16 units; a name has 63 at most.
+    let (mut name, mut length) = ([0; 256], 256);
+    // SAFETY: the buffer is as long as is said.
+    let found = unsafe { GetComputerNameExW(ComputerNameDnsHostname, name.as_mut_ptr(), &raw mut length) };
+    let name = name.get(..usize::try_from(length).ok()?).filter(|_| found != 0)?;
+    String::from_utf16(name).ok().filter(|name| !name.is_empty())
 }
 
 /// The user of this process and the machine: `ann@BUILD-1`.
