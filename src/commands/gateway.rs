@@ -235,6 +235,7 @@ fn keyed(args: &GatewayArgs, session: &Session) -> Result<(Keyed, KeysHere)> {
             })
         }),
         secret,
+        secret_file: places.secret,
         prices: session.config.prices.clone(),
         metrics: args.metrics_keys,
         issuers: session.config.team.issuers.clone(),

@@ -106,9 +106,9 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
         && request.uri().path() == "/v1/key"
         && is_get
     {
-        let left = team.engine.left(key).await;
-        let mut response = json(&key_limits::describe(key, &left));
-        key_limits::stamp(response.headers_mut(), key, &left);
+        let (left, now) = (team.engine.left(key).await, team.engine.now());
+        let mut response = json(&key_limits::describe(key, &left, now));
+        key_limits::stamp(response.headers_mut(), key, &left, now);
         return Admitted::Answered(response);
     }
     let Some((profile, rest)) = route(request.uri()) else {

@@ -79,14 +79,14 @@ impl Issuers {
     /// Whose limits apply to the requests of a client that sends the token `text`.
     ///
     /// Errors: the token is rejected, with the reason, or its issuer cannot be queried now.
-    pub(super) async fn accept(&self, text: &str) -> Result<Accepted, Refusal> {
+    pub(super) async fn accept(&self, text: &str, now: SystemTime) -> Result<Accepted, Refusal> {
         let shown = Shown::read(text).map_err(|why| not_verified(&why))?;
         let issuer = shown.issuer().unwrap_or_default();
         let Some(issuer) = self.all.iter().find(|known| is_same(&known.url, issuer)) else {
             return Err(rejected("its issuer is not in `[[team.issuers]]` of this gateway"));
         };
         let claims = issuer.verify(&shown, &self.network).await?;
-        let now = seconds(SystemTime::now());
+        let now = seconds(now);
         let mut first = None;
         for rule in &issuer.rules {
             match rule.check(claims, now) {

@@ -75,10 +75,10 @@ pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusa
 }
 
 /// Replaces the provider's rate-limit headers of a response, which describe the account, by those of the key.
-pub(super) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left) {
+pub(super) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left, now: SystemTime) {
     let limits = &key.limits;
     let minute = limits.requests_per_minute.map(|most| (most, left.requests_of_minute, left.minute_resets_in));
-    let day = || limits.requests_per_day.map(|most| (most, left.requests_of_day, rest_of_day()));
+    let day = || limits.requests_per_day.map(|most| (most, left.requests_of_day, rest_of_day(now)));
     if let Some((most, used, resets_in)) = minute.or_else(day) {
         headers.insert(LIMIT_REQUESTS, HeaderValue::from(most));
         headers.insert(REMAINING_REQUESTS, HeaderValue::from(u64::from(most).saturating_sub(used)));
@@ -87,6 +87,7 @@ pub(super) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left) {
         }
     }
     if let Some(budget) = limits.budget
+        && !left.is_spending_unknown
         && let Ok(rest) = HeaderValue::from_str(&left_of(budget.amount, left).to_string())
     {
         headers.insert(BUDGET_REMAINING, rest);
@@ -99,22 +100,21 @@ pub(super) fn left_of(budget: Money, left: &Left) -> Money {
 }
 
 /// Until the end of the day in UTC; without a calendar, because every response states it.
-fn rest_of_day() -> Duration {
+fn rest_of_day(now: SystemTime) -> Duration {
     const DAY: u64 = 86_400;
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Duration::from_secs((since.as_secs() / DAY + 1) * DAY).saturating_sub(since)
 }
 
 /// The response to `GET /v1/key`: fields named as by OpenRouter, and the other limits.
-pub(super) fn describe(key: &KeyRecord, left: &Left) -> Value {
+pub(super) fn describe(key: &KeyRecord, left: &Left, now: SystemTime) -> Value {
     let limits = &key.limits;
-    let now = SystemTime::now();
     let rest = |most: Option<u64>, used: u64, resets_in: Duration| {
         most.map(|most| {
             json!({ "limit": most, "remaining": most.saturating_sub(used), "resets_in_seconds": resets_in.as_secs() })
         })
     };
-    let (minute, day) = (left.minute_resets_in, rest_of_day());
+    let (minute, day) = (left.minute_resets_in, rest_of_day(now));
     let time = |seconds: u64| rfc3339(time_of(seconds)?);
     json!({ "data": {
         "id": key.id,
@@ -144,23 +144,31 @@ mod tests {
     #[test]
     fn a_day_ends_at_midnight_in_utc() {
         let Ok(Budget { period: day, .. }) = "1 USD/day".parse() else { panic!("a budget") };
-        let (before, rest, after) = loop {
-            let (before, rest, after) = (SystemTime::now(), rest_of_day(), SystemTime::now());
-            if day.ends(before) == day.ends(after) {
-                break (before, rest, after);
-            }
-        };
-        let until = |now: SystemTime| day.ends(now).duration_since(now).unwrap();
-        assert!((until(after)..=until(before)).contains(&rest), "{rest:?}");
+        let now = SystemTime::now();
+        assert_eq!(rest_of_day(now), day.ends(now).duration_since(now).unwrap());
     }
 
     #[test]
     fn a_key_is_told_when_it_expires() {
         let (mut key, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
-        assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], Value::Null);
+        let describe = |key: &KeyRecord| describe(key, &Left::default(), SystemTime::now());
+        assert_eq!(describe(&key)["data"]["expires_at"], Value::Null);
         key.expires_at = Some(1_800_000_000);
-        assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], "2027-01-15T08:00:00Z");
+        assert_eq!(describe(&key)["data"]["expires_at"], "2027-01-15T08:00:00Z");
         key.expires_at = Some(u64::MAX);
-        assert_eq!(describe(&key, &Left::default())["data"]["expires_at"], Value::Null);
+        assert_eq!(describe(&key)["data"]["expires_at"], Value::Null);
+    }
+
+    #[test]
+    fn spending_that_is_not_known_is_not_stated() {
+        let (mut key, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+        key.limits.budget = "1 USD/day".parse().ok();
+        let stated = |is_spending_unknown| {
+            let mut headers = HeaderMap::new();
+            let left = Left { spent: Money(250_000_000), is_spending_unknown, ..Left::default() };
+            stamp(&mut headers, &key, &left, SystemTime::now());
+            headers.get(BUDGET_REMAINING).map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!((stated(false).as_deref(), stated(true)), (Some("0.75"), None));
     }
 }

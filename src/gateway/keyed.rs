@@ -4,7 +4,7 @@
 //! model or on tokens, its requests are read completely, and bodies that cannot be read are rejected.
 
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, HeaderMap};
@@ -65,7 +65,7 @@ impl<'gateway> KeyAdmission<'gateway> {
     /// Whether the key that forbids the request was changed after it was read: then the current one applies.
     async fn takes_changed_key(&mut self) -> bool {
         let Ok(Some(now)) = self.team.engine.look_up_now(&self.key.id).await else { return false };
-        let is_usable = matches!(now.state(SystemTime::now()), State::Active | State::Rotating);
+        let is_usable = matches!(now.state(self.team.engine.now()), State::Active | State::Rotating);
         let has_changed = is_usable && self.is_shown(&now) && !now.is_same_for_all(&self.key);
         if has_changed {
             self.key = now;
@@ -223,7 +223,7 @@ impl<'gateway> KeyAdmission<'gateway> {
     /// Why a key that allowed a request does not any more.
     async fn is_revoked(&self) -> Option<Refused> {
         let now = self.team.engine.look_up_now(&self.key.id).await;
-        match now.map(|record| record.map(|record| record.state(SystemTime::now()))) {
+        match now.map(|record| record.map(|record| record.state(self.team.engine.now()))) {
             Ok(Some(State::Active | State::Rotating)) => None,
             Ok(Some(State::Expired)) => Some(Refused::Expired),
             Ok(Some(State::Revoked) | None) => Some(Refused::Unknown),
@@ -247,7 +247,7 @@ impl<'gateway> KeyAdmission<'gateway> {
     /// States in a response what is left of the limits of the key.
     pub(super) fn stamp(&self, headers: &mut HeaderMap) {
         if let Some(left) = &self.left {
-            key_limits::stamp(headers, &self.key, left);
+            key_limits::stamp(headers, &self.key, left, self.team.engine.now());
         }
     }
 }
@@ -284,6 +284,8 @@ fn depends_on_model(key: &KeyRecord) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
     use crate::keys::TeamSecret;
 

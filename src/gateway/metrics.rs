@@ -91,9 +91,11 @@ async fn keys(text: &mut String, gateway: &Gateway) {
         "gauge",
         "Remaining budget of a key in US dollars, without what is reserved.",
     );
-    for key in team.engine.records() {
-        let (Some(budget), true) = (key.limits.budget, key.revoked_at.is_none()) else { continue };
-        let rest = left_of(budget.amount, &team.engine.left(&key).await).dollars();
+    let mut keys = team.engine.records();
+    keys.retain(|key| key.limits.budget.is_some() && key.revoked_at.is_none());
+    for (key, left) in keys.iter().zip(team.engine.left_of_each(&keys).await) {
+        let Some(budget) = key.limits.budget else { continue };
+        let rest = left_of(budget.amount, &left).dollars();
         let labels = format!("key=\"{}\",name=\"{}\"", escaped(&key.id), escaped(&key.name));
         let _ = writeln!(text, "qwenauth_key_budget_remaining_usd{{{labels}}} {rest}");
     }

@@ -1,4 +1,4 @@
-//! What may be replaced while the gateway runs: certificates, the clients' key, and the credentials.
+//! What may be replaced while the gateway runs: certificates, the clients' key, the team secret, and the credentials.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub(super) async fn reload(gateway: &Gateway) {
     }
     if let Err(error) = gateway.upstream.reload_certificates() {
         note(&format!("warning: still using the old certificates: {error:#}"));
+    }
+    if let Some(team) = &gateway.team {
+        team.reload_secret().await;
     }
     gateway.profiles.all().iter().for_each(|served| served.cache.forget());
     gateway.traffic.reopen();

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +11,7 @@ use hyper::StatusCode;
 use super::issuers::{Accepted, Issuers};
 use super::key_limits::{expired, unavailable, unknown_key};
 use super::refusal::Refusal;
+use crate::error::note;
 use crate::http::Network;
 use crate::keys::{IssuerRule, JobKey, KeyRecord, KeyText, Prices, Shown, State, TeamSecret};
 use crate::limits::shared::Shared;
@@ -25,6 +27,8 @@ pub(crate) struct Keyed {
     /// Opened by the gateway's own thread.
     pub(crate) engine: OpenEngine,
     pub(crate) secret: TeamSecret,
+    /// Where it was read.
+    pub(crate) secret_file: PathBuf,
     pub(crate) prices: Prices,
     /// Whether metrics have a line for each key.
     pub(crate) metrics: bool,
@@ -36,7 +40,8 @@ pub(crate) struct Keyed {
 /// The keys of a gateway.
 pub(super) struct Team {
     pub(super) engine: Rc<Engine>,
-    secret: TeamSecret,
+    secret: RefCell<TeamSecret>,
+    secret_file: PathBuf,
     pub(super) issuers: Issuers,
     pub(super) prices: Rc<Prices>,
     pub(super) shows_keys: bool,
@@ -46,12 +51,13 @@ pub(super) struct Team {
 
 impl Team {
     pub(super) fn open(keyed: Keyed, shared: Option<&Rc<Shared>>) -> anyhow::Result<Self> {
-        let Keyed { engine, secret, prices, metrics, issuers, network } = keyed;
+        let Keyed { engine, secret, secret_file, prices, metrics, issuers, network } = keyed;
         let engine = Rc::new(engine(shared)?);
         let issuers = Issuers::new(issuers, network);
         Ok(Self {
             engine,
-            secret,
+            secret: RefCell::new(secret),
+            secret_file,
             issuers,
             prices: Rc::new(prices),
             shows_keys: metrics,
@@ -59,25 +65,40 @@ impl Team {
         })
     }
 
+    /// Reads the team secret again. One that cannot be read stays as it was.
+    pub(super) async fn reload_secret(&self) {
+        let path = self.secret_file.clone();
+        let read = tokio::task::spawn_blocking(move || TeamSecret::read(&path)).await;
+        match read.unwrap_or_else(|error| Err(error.into())) {
+            Ok(secret) if secret.bytes() == self.secret.borrow().bytes() => {}
+            Ok(secret) => {
+                self.engine.use_secret(&secret);
+                self.secret.replace(secret);
+                note("the team secret has changed: keys that were created with the old one are rejected from now on");
+            }
+            Err(error) => note(&format!("warning: still using the old team secret: {error:#}")),
+        }
+    }
+
     /// The key that a client sent, or the one whose limits apply to its token. `None`: it is not a key of the team.
     ///
     /// Errors: an expired key, a rejected token, or the issuer or server cannot be queried.
     pub(super) async fn identify(&self, text: &str) -> Result<Option<Rc<KeyRecord>>, Refusal> {
         if JobKey::looks_like_one(text) {
-            let Some(job) = JobKey::open(text, &self.secret, SystemTime::now()) else { return Ok(None) };
+            let Some(job) = JobKey::open(text, &self.secret.borrow(), self.engine.now()) else { return Ok(None) };
             return self.named(&job.key, &job.owner).await.map(Some);
         }
         if !self.issuers.is_empty() && jwt::looks_like_one(text) {
-            let Accepted { key, owner } = self.issuers.accept(text).await?;
+            let Accepted { key, owner } = self.issuers.accept(text, self.engine.now()).await?;
             return self.named(&key, &owner).await.map(Some);
         }
         let Some(key) = KeyText::parse(text) else { return Ok(None) };
         let record = self.engine.look_up(key.id()).await.map_err(|_| unavailable())?;
-        let mut shown = Shown::of(record, &key, &self.secret, SystemTime::now());
+        let mut shown = Shown::of(record, &key, &self.secret.borrow(), self.engine.now());
         if !matches!(shown, Shown::Valid(_)) {
             // The record that was read earlier may be outdated.
             let record = self.engine.look_up_now(key.id()).await.map_err(|_| unavailable())?;
-            shown = Shown::of(record, &key, &self.secret, SystemTime::now());
+            shown = Shown::of(record, &key, &self.secret.borrow(), self.engine.now());
         }
         match shown {
             Shown::Valid(record) => Ok(Some(record)),
@@ -104,12 +125,12 @@ impl Team {
             Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
         };
         let mut record = record.ok_or_else(missing)?;
-        if record.state(SystemTime::now()) == State::Expired {
+        if record.state(self.engine.now()) == State::Expired {
             // It may have been extended since it was seen.
             let now = self.engine.look_up_now(&record.id).await.map_err(|_| unavailable())?;
             record = now.ok_or_else(missing)?;
         }
-        match record.state(SystemTime::now()) {
+        match record.state(self.engine.now()) {
             State::Active | State::Rotating => {
                 let mut record = KeyRecord::clone(&record);
                 record.owner = Some(owner.to_owned());
@@ -124,11 +145,11 @@ impl Team {
     ///
     /// Errors: those of a request with that token.
     pub(super) async fn exchange(&self, text: &str) -> Result<(Rc<KeyRecord>, Secret, Duration), Refusal> {
-        let Accepted { key, owner } = self.issuers.accept(text).await?;
+        let Accepted { key, owner } = self.issuers.accept(text, self.engine.now()).await?;
         let record = self.named(&key, &owner).await?;
-        let now = SystemTime::now();
+        let now = self.engine.now();
         let job = JobKey::new(&record.id, &owner, record.expires_at, now);
-        let sealed = job.seal(&self.secret).map_err(|_| unavailable())?;
+        let sealed = job.seal(&self.secret.borrow()).map_err(|_| unavailable())?;
         Ok((record, sealed, job.lasts(now)))
     }
 
@@ -140,7 +161,7 @@ impl Team {
 
     /// Whether `shown` is still the key of a record that has changed.
     pub(super) fn still_is(&self, record: &KeyRecord, shown: &KeyText) -> bool {
-        record.is(shown, &self.secret, SystemTime::now())
+        record.is(shown, &self.secret.borrow(), self.engine.now())
     }
 
     pub(super) fn count(&self, decision: &'static str) {
@@ -171,6 +192,37 @@ fn decision_name(reason: Refused) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Files;
+
+    #[test]
+    fn keys_are_those_of_the_secret_that_was_read_last() {
+        let directory = tempfile::tempdir().unwrap();
+        let (state, file) = (directory.path().to_owned(), directory.path().join("secret"));
+        let write = |secret: &TeamSecret| std::fs::write(&file, secret.bytes()).unwrap();
+        let (secret, other, now) = (TeamSecret::new(), TeamSecret::new(), SystemTime::now());
+        let (record, key) = KeyRecord::create("ann", &secret, now);
+        write(&secret);
+        let keyed = Keyed {
+            engine: Box::new(move |_| Ok(Engine::Files(Box::new(Files::open(&state, &state.join("keys.json"))?)))),
+            secret,
+            secret_file: file.clone(),
+            prices: Prices::default(),
+            metrics: false,
+            issuers: Vec::new(),
+            network: Network::default(),
+        };
+        let team = Team::open(keyed, None).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let is_valid_after = |reads: usize| {
+            (0..reads).for_each(|_| runtime.block_on(team.reload_secret()));
+            team.still_is(&record, &key)
+        };
+        assert!(is_valid_after(0) && is_valid_after(1));
+        std::fs::write(&file, "short").unwrap();
+        assert!(is_valid_after(1), "what cannot be read stays as it was");
+        write(&other);
+        assert!(is_valid_after(0) && !is_valid_after(1));
+    }
 
     #[test]
     fn of_all_that_a_client_sent_the_key_of_the_record_is_found() {

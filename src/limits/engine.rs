@@ -20,7 +20,7 @@ use super::files::{Files, Step};
 use super::local::Rate;
 use super::quota::UsedUp;
 use super::shared::{SharedAccount, SharedKeys};
-use crate::keys::{KeyRecord, Money};
+use crate::keys::{KeyRecord, Money, TeamSecret};
 
 /// A reservation whose gateway died ends after this; living gateways extend theirs.
 pub(crate) const RESERVED_FOR: Duration = Duration::from_secs(900);
@@ -127,6 +127,8 @@ pub(crate) struct Left {
     /// Spent in this period, and reserved on top of it.
     pub(crate) spent: Money,
     pub(crate) reserved: Money,
+    /// What other gateways spent is not known here.
+    pub(crate) is_spending_unknown: bool,
 }
 
 /// What a response used. Unknown usage is charged as it was estimated.
@@ -149,6 +151,15 @@ pub(crate) enum Engine {
 pub(crate) struct Unavailable;
 
 impl Engine {
+    /// The time that decides whether a key has expired: the same at all gateways that count together, however wrong the
+    /// clock of one is.
+    pub(crate) fn now(&self) -> SystemTime {
+        match self {
+            Self::Files(_) => SystemTime::now(),
+            Self::Shared(keys) => keys.now(),
+        }
+    }
+
     /// The record of the key with this id; `None`: there is none. It may be one that was seen before: a decision tells
     /// whether it is still in force.
     pub(crate) async fn look_up(&self, id: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
@@ -233,6 +244,14 @@ impl Engine {
         }
     }
 
+    /// From now on this is the gateway's team secret.
+    pub(crate) fn use_secret(&self, secret: &TeamSecret) {
+        match self {
+            Self::Files(_) => {}
+            Self::Shared(keys) => keys.use_secret(secret),
+        }
+    }
+
     /// Whether the keys are made under another team secret than the gateway's.
     pub(crate) fn secret_differs(&self) -> bool {
         match self {
@@ -246,6 +265,14 @@ impl Engine {
         match self {
             Self::Files(files) => files.left(key),
             Self::Shared(keys) => keys.left(key).await,
+        }
+    }
+
+    /// What each of these keys has left now.
+    pub(crate) async fn left_of_each(&self, keys: &[Rc<KeyRecord>]) -> Vec<Left> {
+        match self {
+            Self::Files(files) => keys.iter().map(|key| files.left(key)).collect(),
+            Self::Shared(shared) => shared.left_of_each(keys).await,
         }
     }
 

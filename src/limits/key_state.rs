@@ -256,6 +256,7 @@ impl KeyState {
             parallel: self.in_flight(),
             spent: self.sums.spent,
             reserved: self.reserved_money(),
+            is_spending_unknown: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use rustls::ClientConfig;
@@ -184,6 +184,14 @@ impl SharedKeys {
         match shared.0 {}
     }
 
+    pub(crate) fn now(&self) -> SystemTime {
+        match self.0 {}
+    }
+
+    pub(crate) fn use_secret(&self, _: &TeamSecret) {
+        match self.0 {}
+    }
+
     pub(crate) fn secret_differs(&self) -> bool {
         match self.0 {}
     }
@@ -209,6 +217,10 @@ impl SharedKeys {
     }
 
     pub(crate) async fn left(&self, _: &Rc<KeyRecord>) -> Left {
+        match self.0 {}
+    }
+
+    pub(crate) async fn left_of_each(&self, _: &[Rc<KeyRecord>]) -> Vec<Left> {
         match self.0 {}
     }
 

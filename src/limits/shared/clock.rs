@@ -1,9 +1,9 @@
 //! The server's time as estimated here.
 
 use std::cell::Cell;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use crate::limits::together::milliseconds;
+use crate::limits::together::{milliseconds, since_epoch};
 
 /// Times are milliseconds.
 pub(super) struct Clock {
@@ -14,7 +14,10 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new() -> Self {
-        Self { began: Instant::now(), ahead: Cell::new(0) }
+        let clock = Self { began: Instant::now(), ahead: Cell::new(0) };
+        // That of this machine, until the server has told its own.
+        clock.set(since_epoch(SystemTime::now()));
+        clock
     }
 
     /// Since 1970, by the server's clock.

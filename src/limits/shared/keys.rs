@@ -1,5 +1,6 @@
 //! The engine of keys that all gateways count together: the limits of key and account in one request to the server.
 
+use std::borrow::Borrow;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -119,9 +120,20 @@ impl UtcDay {
 impl SharedKeys {
     /// `keys`: where keys.json is on the machine where the keys are managed.
     pub(crate) fn open(shared: &Rc<Shared>, keys: &Path, secret: &TeamSecret) -> Result<Self> {
-        shared.keys.secret.set(secret.check());
         shared.keys.records.begin_with(Directory::open(keys)?);
-        Ok(Self(Rc::clone(shared)))
+        let keys = Self(Rc::clone(shared));
+        keys.use_secret(secret);
+        Ok(keys)
+    }
+
+    /// By the server's clock, as the counters.
+    pub(crate) fn now(&self) -> SystemTime {
+        time(self.0.now())
+    }
+
+    /// The team secret of this gateway.
+    pub(crate) fn use_secret(&self, secret: &TeamSecret) {
+        self.0.keys.secret.set(secret.check());
     }
 
     /// Whether no key can be valid here, for another team secret than this gateway's makes them so.
@@ -154,7 +166,7 @@ impl SharedKeys {
         if !key.record.is_same_for_all(&demand.key) {
             return Outcome::Changed(key.record);
         }
-        match key.record.state(SystemTime::now()) {
+        match key.record.state(self.now()) {
             KeyState::Revoked => return refused(Refused::Unknown),
             KeyState::Expired => return refused(Refused::Expired),
             KeyState::Active | KeyState::Rotating => {}
@@ -176,7 +188,8 @@ impl SharedKeys {
                     Refused::KeyParallel if longest > POLL => {
                         let _ = tokio::time::timeout(POLL, freed).await;
                     }
-                    reason => return Outcome::Refused { reason, left: self.seen(&limits) },
+                    // Asked for, because only who is admitted is told of every limit.
+                    reason => return Outcome::Refused { reason, left: self.left(&limits.key).await },
                 },
             }
         }
@@ -193,7 +206,7 @@ impl SharedKeys {
             repeats: limits.wanted.repeats,
         };
         let spread = if wait.is_zero() { Duration::ZERO } else { SPREAD };
-        Outcome::Go { wait, spread, grant, left: self.seen(limits) }
+        Outcome::Go { wait, spread, grant, left: self.seen(&limits.key) }
     }
 
     /// Why the limit of this index rejects the request.
@@ -215,15 +228,18 @@ impl SharedKeys {
     }
 
     /// What the key has left, as known here.
-    fn seen(&self, limits: &Limits) -> Left {
+    fn seen(&self, key: &KeyRecord) -> Left {
         let now = self.0.now();
-        let of_key = limits_of_key(&limits.key, limits.wanted, now);
+        let of_key = limits_of_key(key, ALL, now);
         let standing = self.0.link.standing.borrow();
         let seen = of_key.iter().map(|limit| {
             let (used, resets) = standing.used(limit, now);
             Seen { used, held: 0, resets }
         });
-        left(&of_key, seen)
+        let is_unknown = |limit: &Limit| {
+            matches!(limit.kind, Kind::Spend { unit: Unit::Nanodollars, .. }) && !standing.knows(&limit.name)
+        };
+        Left { is_spending_unknown: of_key.iter().any(is_unknown), ..left(&of_key, seen) }
     }
 
     /// The request of this grant was never sent; with `moved`, it still counts in the windows of its account.
@@ -242,23 +258,38 @@ impl SharedKeys {
 
     /// What the key has left now, by the server.
     pub(crate) async fn left(&self, key: &Rc<KeyRecord>) -> Left {
-        let wanted = ALL;
-        let limits = limits_of_key(key, wanted, self.0.now());
-        if self.0.link.is_up() {
-            let (keys, said) = question(&self.0.link.names, &limits);
-            let told: Option<Look> = self.0.link.run(&LOOK, &keys, &said).await;
+        self.left_of_each(std::slice::from_ref(key)).await.pop().unwrap_or_default()
+    }
+
+    /// The same of each of these keys.
+    pub(crate) async fn left_of_each(&self, keys: &[Rc<KeyRecord>]) -> Vec<Left> {
+        let mut all = Vec::new();
+        for some in keys.chunks(KEYS_OF_A_QUESTION) {
+            let (link, at) = (&self.0.link, self.0.now());
+            let told: Option<Look> = if link.is_up() {
+                let (asked, said) = question_of(&link.names, some, at);
+                link.run(&LOOK, &asked, &said).await
+            } else {
+                None
+            };
             if let Some(told) = told {
-                self.0.link.clock.set(told.now);
-                return left(&limits, told.seen.into_iter());
+                link.clock.set(told.now);
+                all.extend(answer_of(some, at, told));
+            } else {
+                all.extend(some.iter().map(|key| self.seen(key)));
             }
         }
-        self.seen(&Limits { key: Rc::clone(key), wanted, account: None })
+        all
     }
 
     pub(crate) fn records(&self) -> Vec<Rc<KeyRecord>> {
         self.0.keys.records.all()
     }
 }
+
+/// Keys that one question to the server is about: it answers nothing else meanwhile, and the answers of several thousand,
+/// one after another, take seconds.
+pub(super) const KEYS_OF_A_QUESTION: usize = 100;
 
 /// Everything a key can be limited in.
 const ALL: Wanted = Wanted { tokens: 1, cost: Money(1), repeats: false };
@@ -312,14 +343,16 @@ fn question(names: &Names, limits: &[Limit]) -> (Vec<String>, serde_json::Value)
     (keys, json!({ "limits": asked }))
 }
 
-/// The same for everything a key can be limited in, at a time by the server's clock.
-pub(super) fn question_of(names: &Names, key: &KeyRecord, at: u64) -> (Vec<String>, serde_json::Value) {
-    question(names, &limits_of_key(key, ALL, at))
+/// The same for everything that keys can be limited in, at a time by the server's clock.
+pub(super) fn question_of(names: &Names, keys: &[impl Borrow<KeyRecord>], at: u64) -> (Vec<String>, serde_json::Value) {
+    let limits: Vec<Limit> = keys.iter().flat_map(|key| limits_of_key(key.borrow(), ALL, at)).collect();
+    question(names, &limits)
 }
 
-/// The response to it.
-pub(super) fn answer_of(key: &KeyRecord, at: u64, look: Look) -> Left {
-    left(&limits_of_key(key, ALL, at), look.seen.into_iter())
+/// The response to it, for each key.
+pub(super) fn answer_of(keys: &[impl Borrow<KeyRecord>], at: u64, look: Look) -> impl Iterator<Item = Left> {
+    let mut seen = look.seen.into_iter();
+    keys.iter().map(move |key| left(&limits_of_key(key.borrow(), ALL, at), &mut seen))
 }
 
 fn left(limits: &[Limit], seen: impl Iterator<Item = Seen>) -> Left {
@@ -345,8 +378,61 @@ fn left(limits: &[Limit], seen: impl Iterator<Item = Seen>) -> Left {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Address, OnLoss, Where};
     use super::*;
+    use crate::keys::{Change, Keys, Places};
     use crate::limits::Zone;
+
+    #[test]
+    fn a_key_expires_by_the_clock_of_the_server() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let places =
+            Places { keys: path("keys.json"), audit: path("audit"), secret: path("secret"), is_secret_given: false };
+        let (secret, now) = (TeamSecret::new(), SystemTime::now());
+        let (mut record, _) = KeyRecord::create("ann", &secret, now);
+        record.expires_at = Some(crate::keys::seconds(now) + 1800);
+        let key = Rc::new(record.clone());
+        Keys::change(&places, now, |keys| {
+            keys.add(record)?;
+            Ok(((), Change { verb: "create", id: key.id.clone(), changes: serde_json::Value::Null }))
+        })
+        .unwrap();
+        let address = Address::parse("redis://127.0.0.1:1", None, MINUTE).unwrap();
+        let place = Where { address, namespace: "test".into(), on_loss: OnLoss::Share };
+        let shared = Shared::new(place, super::super::tests::tls());
+        let engine = SharedKeys::open(&shared, &places.keys, &secret).unwrap();
+        // Before the server has told its time it is that of this machine.
+        assert!(engine.now() >= now - MINUTE && engine.now() < now + MINUTE);
+        shared.link.clock.set(since_epoch(now) + 3_600_000);
+        assert!(engine.now() > now + 59 * MINUTE);
+        let demand = Demand { key, tokens: 0, cost: Money::default(), longest_wait: Duration::ZERO, repeats: false };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let decided = tokio::task::LocalSet::new().block_on(&runtime, engine.admit(&demand, None));
+        assert!(matches!(decided, Outcome::Refused { reason: Refused::Expired, .. }));
+    }
+
+    #[test]
+    fn each_key_of_a_question_gets_its_own_answer() {
+        let record = |change: fn(&mut KeyRecord)| {
+            let (mut key, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+            change(&mut key);
+            Rc::new(key)
+        };
+        let keys = [
+            record(|_| ()),
+            record(|key| key.limits.budget = "1 USD/day".parse().ok()),
+            record(|key| key.limits.requests_per_minute = Some(1)),
+        ];
+        let (asked, _) = question_of(&Names::new("n"), &keys, 0);
+        // Of the money what is reserved as well.
+        assert_eq!(asked.len(), 1 + (1 + 2) + 2);
+        let seen: Vec<_> = (1..=5).map(|used| json!({ "used": used.to_string(), "held": "0", "resets": 0 })).collect();
+        let look: Look = serde_json::from_value(json!({ "now": 0, "seen": seen })).unwrap();
+        let left: Vec<Left> = answer_of(&keys, 0, look).collect();
+        let days: Vec<u64> = left.iter().map(|left| left.requests_of_day).collect();
+        assert_eq!((days, left[1].spent, left[2].requests_of_minute), (vec![1, 2, 5], Money(3), 4));
+    }
 
     #[test]
     fn a_utc_day_is_that_of_the_calendar() {

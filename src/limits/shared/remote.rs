@@ -10,7 +10,7 @@ use rustls::ClientConfig;
 
 use super::Where;
 use super::inspect::{check, failure};
-use super::keys::{Look, answer_of, answer_of_account, question_of, question_of_account};
+use super::keys::{KEYS_OF_A_QUESTION, Look, answer_of, answer_of_account, question_of, question_of_account};
 use super::ledger::read_day;
 use super::names::Names;
 use super::published::publish;
@@ -66,11 +66,13 @@ impl Where {
             let used_at: BTreeMap<String, u64> =
                 redis::cmd("HGETALL").arg(names.used_at()).query_async(connection).await?;
             let mut standings = Vec::new();
-            for key in keys {
-                let (asked, said) = question_of(names, key, seconds * 1000);
+            for some in keys.chunks(KEYS_OF_A_QUESTION) {
+                let (asked, said) = question_of(names, some, seconds * 1000);
                 let look: Look = script::run(connection, &LOOK, &asked, &said).await?;
-                let used_at = used_at.get(&key.id).copied().unwrap_or_default() / 1000;
-                standings.push(KeyStanding { left: answer_of(key, seconds * 1000, look), used_at });
+                for (key, left) in some.iter().zip(answer_of(some, seconds * 1000, look)) {
+                    let used_at = used_at.get(&key.id).copied().unwrap_or_default() / 1000;
+                    standings.push(KeyStanding { left, used_at });
+                }
             }
             Ok(standings)
         })

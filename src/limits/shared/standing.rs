@@ -55,6 +55,11 @@ impl Standing {
         }
     }
 
+    /// Whether the server has told of this counter.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.counters.contains_key(name)
+    }
+
     /// What is used of a limit, as known here, and when the oldest request leaves its window.
     pub(super) fn used(&self, limit: &Limit, now: u64) -> (u64, u64) {
         let Some(counter) = self.counters.get(&limit.name) else { return (0, 0) };

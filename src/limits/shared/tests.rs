@@ -78,7 +78,7 @@ impl Server {
 }
 
 /// For servers without a password.
-fn tls() -> ClientConfig {
+pub(super) fn tls() -> ClientConfig {
     ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
