@@ -162,7 +162,7 @@ impl Session {
     /// the user wants.
     pub(crate) fn is_unused(&self) -> bool {
         self.selected_by == SelectedBy::Config
-            && self.config.profile.is_none()
+            && matches!(self.config.profile, Ok(None))
             && self.config.overrides.qwen_oauth_url.is_none()
             && !self.config.overrides.table.contains_key(QWEN)
             && self.credential_variable().is_none()
@@ -172,8 +172,8 @@ impl Session {
     /// Whether `profile` is the active one without `--profile` and `QWENAUTH_PROFILE`, which may name it for one command.
     pub(crate) fn is_chosen(&self, profile: &ProfileName) -> Result<bool> {
         let rule = self.config.rule(&self.environment)?.map(|(_, profile)| profile.clone());
-        let chosen = rule.or_else(|| self.config.profile.clone()).unwrap_or_else(ProfileName::qwen);
-        Ok(chosen == *profile)
+        let named = self.config.profile.as_ref().ok().map(|named| named.clone().unwrap_or_else(ProfileName::qwen));
+        Ok(rule.or(named).is_some_and(|chosen| chosen == *profile))
     }
 
     /// Whether `--profile` names the profile.

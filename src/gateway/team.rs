@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::StatusCode;
 
@@ -191,6 +191,10 @@ fn decision_name(reason: Refused) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::disallowed_methods, reason = "the test writes what a user would")]
+
+    use std::time::SystemTime;
+
     use super::*;
     use crate::limits::Files;
 

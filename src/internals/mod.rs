@@ -137,7 +137,7 @@ fn token_reply(bytes: &[u8]) {
         }
         TokenReply::Pending => assert!((200..300).contains(&reply.status)),
         TokenReply::NotOauth(why) | TokenReply::NoToken(why) => {
-            assert!(why.len() < 200 && !why.contains(char::is_control), "{why}")
+            assert!(why.len() < 200 && !why.contains(char::is_control), "{why}");
         }
     }
 }
