@@ -123,8 +123,13 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
         return None;
     }
+    let text = error.render().to_string();
+    let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
+    let tips = usage.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    let usage = usage.lines().find_map(|line| line.strip_prefix("Usage: "));
+    let is_of_keys = usage.is_some_and(|usage| usage.starts_with("qwenauth keys"));
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
-        && let Some(hint) = topic::command_for(word)
+        && let Some(hint) = if is_of_keys { topic::command_of_keys(word) } else { topic::command_for(word) }
     {
         return Some(Failed::new(Failure::Usage, format!("unrecognized subcommand `{}`", printable(word))).hint(hint));
     }
@@ -140,11 +145,7 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
         let message = format!("unrecognized subcommand `{}`", printable(word));
         return Some(Failed::new(Failure::Usage, message).hint(format!("did you mean `{name}`?")));
     }
-    let text = error.render().to_string();
-    let (said, usage) = text.split_once("\n\n").unwrap_or((&text, ""));
     let literals = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
-    let tips = usage.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
-    let usage = usage.lines().find_map(|line| line.strip_prefix("Usage: "));
     let missing = match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(option)))
             if usage.is_some_and(|usage| usage.starts_with("qwenauth login")) =>

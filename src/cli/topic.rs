@@ -100,6 +100,17 @@ pub(super) fn option_of_login(option: &str) -> Option<&'static str> {
 /// Programs that are run with `exec`.
 const PROGRAMS: [&str; 10] = ["opencode", "claude", "codex", "qwen", "aider", "llm", "goose", "crush", "cn", "cline"];
 
+/// The same for what follows `keys`.
+pub(super) fn command_of_keys(word: &str) -> Option<String> {
+    let hint = match word {
+        "remove" | "rm" | "delete" | "disable" => "run `qwenauth keys revoke NAME`",
+        "add" | "new" | "make" => "run `qwenauth keys create NAME`",
+        "ls" | "show" | "info" | "status" => "run `qwenauth keys list`",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
 /// A hint for a word that is not a command here.
 pub(super) fn command_for(word: &str) -> Option<String> {
     if PROGRAMS.contains(&word) {

@@ -34,9 +34,14 @@ fn commands_of_other_tools_get_a_hint() {
         (&["auth", "login"], "run it without `auth`: `qwenauth login`, `qwenauth status`, `qwenauth token`"),
         (&["models"], "run `qwenauth providers NAME`: it lists the models of one provider"),
         (&["opencode"], "run `qwenauth exec -- opencode`, or `qwenauth setup` to configure it permanently"),
+        (&["keys", "delete", "ann"], "run `qwenauth keys revoke NAME`"),
+        (&["keys", "add", "ann"], "run `qwenauth keys create NAME`"),
+        (&["keys", "ls"], "run `qwenauth keys list`"),
+        (&["keys", "revok"], "did you mean `revoke`?"),
     ] {
         let outcome = Machine::new().run(words).exits(2).any_stderr().stderr.clone();
-        let expected = format!("qwenauth: error: unrecognized subcommand `{}`\nqwenauth: hint: {hint}\n", words[0]);
+        let word = words[usize::from(words[0] == "keys")];
+        let expected = format!("qwenauth: error: unrecognized subcommand `{word}`\nqwenauth: hint: {hint}\n");
         assert_eq!(outcome, expected);
     }
 }
