@@ -220,7 +220,9 @@ mod tests {
         assert_eq!(Address::parse("redis://[::1]:7000", None, Duration::ZERO).unwrap().shown(), "redis://[::1]:7000");
         for (text, word) in [
             ("redis+sentinel://a:1", "Sentinel"),
-            ("redis-cluster://a:1", "cluster"),
+            ("redis-cluster://a:1", "names a cluster"),
+            ("redis://a,b", "more than one server"),
+            ("redis://a?b", "more than one server"),
             ("redis://a:1,b:2", "URL of a Redis"),
             ("http://a", "neither"),
             ("redis://a/x", "database number"),
@@ -230,6 +232,20 @@ mod tests {
             ("", "not the URL"),
         ] {
             assert!(refusal(text).contains(word), "{text}: {}", refusal(text));
+        }
+    }
+
+    #[test]
+    fn a_server_elsewhere_is_told_from_one_on_this_machine_and_commands_wait_longer() {
+        for (text, is_encrypted, is_local) in [
+            ("redis://127.0.0.1", false, true),
+            ("rediss://[::1]", true, true),
+            ("redis://192.0.2.1", false, false),
+            ("valkeys://192.0.2.1", true, false),
+        ] {
+            let address = Address::parse(text, None, Duration::ZERO).unwrap();
+            assert_eq!((address.is_encrypted(), address.is_local()), (is_encrypted, is_local), "{text}");
+            assert_eq!(address.with_timeout(Duration::from_secs(5)).timeout(), Duration::from_secs(5));
         }
     }
 
@@ -245,8 +261,9 @@ mod tests {
             assert!(!refusal(text).contains("hunter22"), "{}", refusal(text));
         }
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "of the file\n").unwrap();
         let address = Address::parse("redis://:hunter22@a", Some(file.path().to_owned()), Duration::ZERO).unwrap();
+        assert!(address.password().is_err_and(|error| error.to_string().contains("contains no text")));
+        fs::write(file.path(), "of the file\n").unwrap();
         assert_eq!(address.password().unwrap().as_ref().map(Secret::expose), Some("of the file"));
     }
 }

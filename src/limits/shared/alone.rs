@@ -140,6 +140,7 @@ fn remove(times: &mut VecDeque<(u64, u64)>, entry: (u64, u64)) {
 #[cfg(test)]
 mod tests {
     use super::super::counter::IDLE;
+    use super::super::names::Names;
     use super::super::told::{Admitted, Count};
     use super::*;
     use crate::limits::together::{UNLIMITED, Unit};
@@ -245,5 +246,103 @@ mod tests {
         standing.lose(0, 16);
         assert_eq!(go(&mut standing, &limits, 0), Alone::Go { at: 2000 });
         assert_eq!(go(&mut standing, &limits, 0), Alone::Go { at: 3000 });
+    }
+
+    #[test]
+    fn a_wait_may_be_as_long_as_allowed_and_names_the_limit_that_it_is_for() {
+        let limits = [window(20), Limit { name: "v".into(), ..window(1) }];
+        let mut standing = Standing::default();
+        let mut decide = |longest| standing.decide("id", &limits, 5000, longest, &mut Vec::new());
+        assert_eq!(decide(0), Alone::Go { at: 5000 });
+        assert_eq!(decide(999), Alone::Wait { limit: 1, wait: 1000 });
+        assert_eq!(decide(1000), Alone::Go { at: 6000 });
+        let [roomy, narrow] = limits;
+        let decided = standing.decide("id", &[narrow, roomy], 5000, 999, &mut Vec::new());
+        assert_eq!(decided, Alone::Wait { limit: 0, wait: 2000 });
+    }
+
+    #[test]
+    fn alone_tokens_of_a_window_are_waited_for() {
+        let kind = Kind::Tokens { window: 1000, add: 60 };
+        let limits = [Limit { kind, most: 100, name: "t".into(), quota: None }];
+        let mut standing = Standing::default();
+        assert_eq!(
+            [(); 2].map(|()| go(&mut standing, &limits, 5000)),
+            [Alone::Go { at: 5000 }, Alone::Go { at: 6000 }]
+        );
+    }
+
+    #[test]
+    fn alone_a_gateway_has_its_share_in_flight() {
+        let limits = [Limit { kind: Kind::Parallel, most: 4, name: "p".into(), quota: None }];
+        let mut standing = Standing::default();
+        standing.lose(0, 2);
+        for (id, decided) in
+            [("a", Alone::Go { at: 7 }), ("b", Alone::Go { at: 7 }), ("c", Alone::Wait { limit: 0, wait: 0 })]
+        {
+            assert_eq!(standing.decide(id, &limits, 7, 0, &mut Vec::new()), decided, "{id}");
+        }
+        standing.end("a", &alone(&limits[0], 0), Ended::AsEstimated);
+        assert_eq!(standing.decide("d", &limits, 7, 0, &mut Vec::new()), Alone::Go { at: 7 });
+    }
+
+    #[test]
+    fn what_is_given_back_is_taken_from_what_it_was_counted_in() {
+        let kinds = [
+            Kind::Window { window: 1000 },
+            Kind::Tokens { window: 1000, add: 5 },
+            Kind::Quota { window: 12_800 },
+            Kind::Day { begins: 0, ends: 9000 },
+            Kind::Parallel,
+        ];
+        let limits = kinds.map(|kind| Limit { kind, most: 50, name: format!("{kind:?}").into(), quota: None });
+        let [window, _, quota, ..] = &limits;
+        let counted = |standing: &Standing| {
+            let of = |limit: &Limit| {
+                let counter = &standing.counters[&limit.name];
+                let parts = [&counter.alone, &counter.sent];
+                (counter.own.len(), parts.map(|part| (part.times.len(), part.sum)), counter.ended.sum)
+            };
+            limits.iter().map(of).collect::<Vec<_>>()
+        };
+        let ticket = |at, by| Ticket { limits: limits.to_vec(), at, held: Vec::new(), by };
+        let all = [(3, 0), (3, 0), (3, 3), (0, 3), (0, 0)];
+        let fewer = [(2, 0), (2, 0), (2, 2), (0, 2), (0, 0)];
+        let none = [(0, 0); 5];
+        for (by, is_told, is_lost, ended) in [
+            // It was not told of, is being told of, or was told of before the server was found again.
+            (CountedBy::Gateway(0), false, true, 0),
+            (CountedBy::Gateway(0), true, true, -1),
+            (CountedBy::Gateway(0), true, false, 0),
+            (CountedBy::Server("epoch".into()), true, true, 0),
+        ] {
+            let mut standing = Standing::default();
+            for (id, now) in [("a", 10), ("b", 20), ("c", 20)] {
+                assert_eq!(standing.decide(id, &limits, now, 0, &mut Vec::new()), Alone::Go { at: now });
+            }
+            if is_told {
+                standing.tell(&Names::new("team"), &mut Vec::new(), 20, 900);
+            }
+            if is_lost {
+                standing.lose(20, 1);
+            }
+            let is = |own: [usize; 5], [alone, sent]: [[(usize, i64); 5]; 2], ended: [i64; 5]| {
+                (0..5).map(|index| (own[index], [alone[index], sent[index]], ended[index])).collect::<Vec<_>>()
+            };
+            let parts = if is_told { [none, all] } else { [all, none] };
+            assert_eq!(counted(&standing), is([3, 3, 0, 0, 0], parts, [0; 5]));
+            let ticket_of = ticket(20, by);
+            assert_eq!(standing.end("b", &ticket_of, Ended::GivenBack), is_told);
+            let parts = if is_told { [none, all] } else { [fewer, none] };
+            let expected = is([2, 2, 0, 0, 0], parts, [0, 0, ended, ended, 0]);
+            assert_eq!(counted(&standing), expected);
+            let slices: &[(u64, u64)] = if ended == 0 { &[] } else { &[(20, 1)] };
+            assert_eq!(standing.counters[&quota.name].ended.times, slices);
+            // One of another time is none of them.
+            let other = Ticket { limits: limits[..2].to_vec(), ..ticket(30, ticket_of.by) };
+            standing.end("d", &other, Ended::GivenBack);
+            assert_eq!(counted(&standing), expected);
+            assert_eq!(standing.counters[&window.name].own, [(10, 1), (20, 1)]);
+        }
     }
 }

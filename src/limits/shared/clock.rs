@@ -34,3 +34,20 @@ impl Clock {
         self.ahead.set(now.cast_signed().saturating_sub(self.own()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_servers_time_goes_on_here_and_a_gateways_own_begins_with_it() {
+        let clock = Clock::new();
+        let since = Instant::now();
+        clock.set(5_000_000);
+        while since.elapsed().as_millis() < 3 {}
+        assert!((3..2000).contains(&clock.own()), "{}", clock.own());
+        assert!((5_000_003..5_002_000).contains(&clock.now()), "{}", clock.now());
+        clock.set(1_000);
+        assert!((1_000..3_000).contains(&clock.now()), "{}", clock.now());
+    }
+}

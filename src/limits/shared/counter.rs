@@ -245,3 +245,173 @@ pub(super) fn plan(times: &mut VecDeque<(u64, u64)>, at: u64, amount: u64) {
     let index = times.iter().rposition(|(time, _)| *time <= at).map_or(0, |index| index + 1);
     times.insert(index, (at, amount));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::together::Unit;
+
+    const WINDOW: Kind = Kind::Window { window: 1000 };
+    const QUOTA: Kind = Kind::Quota { window: 12_800 };
+
+    fn day(begins: u64) -> Kind {
+        Kind::Day { begins, ends: begins + 1000 }
+    }
+
+    fn spend(begins: u64) -> Kind {
+        Kind::Spend { unit: Unit::Tokens, add: 50, begins, ends: begins + 1000 }
+    }
+
+    fn counter(kind: Kind, most: u64, lost: Option<(u64, u64)>) -> Counter {
+        Counter::new(&Limit { kind, most, name: "x".into(), quota: None }, 100, lost)
+    }
+
+    #[test]
+    fn of_what_is_first_asked_about_after_a_loss_others_may_have_used_all() {
+        for (kind, shared_from, is_unknown) in [
+            (WINDOW, 2100, false),
+            (Kind::Tokens { window: 500, add: 1 }, 1100, false),
+            (Kind::Parallel, 0, false),
+            (QUOTA, 0, true),
+            (day(99), 0, true),
+            (day(100), 0, true),
+            (day(101), 0, false),
+            (spend(100), 0, true),
+            (spend(101), 0, false),
+        ] {
+            let of_a_loss = counter(kind, 20, Some((100, 2)));
+            assert_eq!((of_a_loss.shared_from, of_a_loss.is_unknown), (shared_from, is_unknown), "{kind:?}");
+            let before = counter(kind, 20, None);
+            assert_eq!((before.shared_from, before.is_unknown, before.asked), (0, false, 100), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_slice_of_a_quota_counts_until_its_last_request_has_left_the_window() {
+        let mut counter = counter(QUOTA, 20, None);
+        counter.is_unknown = true;
+        counter.learn(3, 599, 599);
+        assert!(!counter.is_unknown);
+        counter.learn(7, 700, 700);
+        counter.learn(6, 900, 900);
+        assert_eq!(counter.slices, BTreeMap::from([(5, 3), (7, 4), (9, 0)]));
+        assert_eq!([0, 13_399, 13_400, 13_599, 13_600].map(|now| counter.seen(now)), [7, 7, 4, 4, 0]);
+        // Of all others the last number counts.
+        let mut counter = self::counter(day(0), 20, None);
+        counter.learn(7, 0, 0);
+        counter.learn(6, 0, 0);
+        assert_eq!(counter.seen(0), 6);
+    }
+
+    #[test]
+    fn what_a_gateway_may_send_of_a_window_at_a_loss_depends_on_what_others_may_have_planned() {
+        for (seen, last, shared_from, allowance) in [
+            (12, 5000, 6100, 2),
+            (12, 5100, 6100, 2),
+            (20, 5000, 6100, 0),
+            (12, 9000, 11_000, 0),
+            (20, 9000, 11_000, 0),
+        ] {
+            let mut counter = counter(WINDOW, 20, None);
+            (counter.seen, counter.last) = (seen, last);
+            counter.lose(5100, 4);
+            assert_eq!((counter.shared_from, counter.allowance), (shared_from, allowance), "{seen} {last}");
+        }
+        for (was_unknown, now, is_unknown) in
+            [(false, 100 + IDLE, false), (false, 101 + IDLE, true), (true, 100, true), (true, 101 + IDLE, true)]
+        {
+            let mut counter = counter(day(0), 20, None);
+            counter.is_unknown = was_unknown;
+            counter.lose(now, 4);
+            assert_eq!((counter.is_unknown, counter.shared_from), (is_unknown, 0), "{was_unknown} {now}");
+        }
+    }
+
+    #[test]
+    fn a_share_of_a_window_has_room_when_enough_of_it_has_left() {
+        let mut counter = counter(WINDOW, 4, None);
+        assert_eq!((counter.share(2), counter.share(3), counter.share(9)), (2, 1, 1));
+        counter.own.extend([(0, 1), (100, 1), (200, 1)]);
+        assert_eq!((counter.room(150, 1, 2), counter.room(150, 1, 1), counter.room(150, 2, 1)), (1100, 150, 1000));
+        assert_eq!((counter.room(1100, 1, 2), counter.room(1200, 2, 2), counter.room(9000, 1, 2)), (1100, 1200, 9000));
+        // Until others have sent what they may have planned, no more than the allowance is sent.
+        (counter.shared_from, counter.allowance) = (5000, 1);
+        assert_eq!((counter.room(4000, 1, 2), counter.room(4000, 2, 2), counter.room(6000, 2, 2)), (4000, 5000, 6000));
+        // One request alone always fits.
+        let mut tokens = self::counter(Kind::Tokens { window: 1000, add: 1 }, 100, None);
+        assert_eq!(tokens.room(0, 200, 1), 0);
+        tokens.own.extend([(0, 60), (10, 0)]);
+        assert_eq!((tokens.room(0, 40, 1), tokens.room(0, 41, 1), tokens.room(0, 200, 1)), (0, 1000, 1000));
+        assert_eq!(self::counter(Kind::Parallel, 1, None).room(7, 9, 1), 7);
+    }
+
+    #[test]
+    fn what_is_admitted_alone_is_counted_by_its_kind() {
+        let admitted = |kind| {
+            let mut counter = counter(kind, 20, None);
+            (counter.shared_from, counter.allowance) = (50, 10);
+            counter.admit_alone("id", 49, 7);
+            counter.admit_alone("id", 50, 7);
+            counter
+        };
+        for (kind, own, allowance) in [(WINDOW, 1, 9), (Kind::Tokens { window: 1000, add: 3 }, 3, 7)] {
+            let counter = admitted(kind);
+            assert_eq!(counter.own, [(49, own), (50, own)]);
+            assert_eq!(counter.alone.times, counter.own);
+            assert_eq!((counter.alone.sum, counter.allowance), (0, allowance), "{kind:?}");
+            assert!(counter.running.is_empty());
+        }
+        for (kind, alone, sum, running) in
+            [(Kind::Parallel, 0, 0, 1), (day(0), 0, 2, 0), (QUOTA, 2, 2, 0), (spend(0), 0, 14, 1)]
+        {
+            let mut counter = admitted(kind);
+            let found = (counter.alone.times.len(), counter.alone.sum, counter.running.len(), counter.own.len());
+            assert_eq!(found, (alone, sum, running, 0), "{kind:?}");
+            (counter.sent.sum, counter.told.sum, counter.ended.sum) = (100, 1000, -7);
+            assert_eq!(counter.alone_in_all(), sum + 1093);
+        }
+    }
+
+    #[test]
+    fn times_are_planned_in_order_and_forgotten_when_they_have_left_the_window() {
+        let mut counter = counter(WINDOW, 20, None);
+        for (at, amount) in [(20, 1), (10, 2), (20, 3), (5, 4), (30, 5)] {
+            plan(&mut counter.own, at, amount);
+        }
+        assert_eq!(counter.own, [(5, 4), (10, 2), (20, 1), (20, 3), (30, 5)]);
+        (counter.alone.times, counter.told.times) = (counter.own.clone(), counter.own.clone());
+        counter.forget_old(1004);
+        assert_eq!([&counter.own, &counter.alone.times, &counter.told.times].map(VecDeque::len), [5; 3]);
+        counter.forget_old(1010);
+        assert_eq!(counter.own, [(20, 1), (20, 3), (30, 5)]);
+        assert_eq!([&counter.alone.times, &counter.told.times], [&counter.own; 2]);
+        assert_eq!((counter.window(), self::counter(QUOTA, 1, None).window()), (Some(1000), None));
+    }
+
+    #[test]
+    fn of_the_rest_each_has_its_part_and_nothing_of_what_is_unknown() {
+        let mut known = counter(day(0), 100, None);
+        known.seen = 90;
+        assert_eq!((known.share_of_rest(0, 4), known.share_of_rest(0, 1)), (2, 10));
+        known.is_unknown = true;
+        assert_eq!(known.share_of_rest(0, 4), 0);
+        known.limit = UNLIMITED;
+        assert_eq!(known.share_of_rest(0, 2), (UNLIMITED - 90) / 2);
+    }
+
+    #[test]
+    fn a_counter_is_followed_while_it_is_used_and_kept_until_nobody_needs_it() {
+        let idle = 100 + IDLE;
+        let mut parallel = counter(Kind::Parallel, 1, None);
+        assert!(parallel.is_followed(idle) && !parallel.is_followed(idle + 1));
+        assert!(!parallel.is_over(idle) && parallel.is_over(idle + 1));
+        parallel.running.insert("id".into());
+        assert!(parallel.is_followed(idle + 1) && !parallel.is_over(idle + 1));
+        let quota = counter(QUOTA, 1, None);
+        assert!(quota.is_followed(idle + 1) && !quota.is_over(12_900) && quota.is_over(12_901));
+        for kind in [day(5), spend(5)] {
+            let counter = counter(kind, 1, None);
+            assert!(!counter.is_over(1005 + DAY) && counter.is_over(1006 + DAY), "{kind:?}");
+        }
+    }
+}

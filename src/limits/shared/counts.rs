@@ -125,3 +125,84 @@ impl Standing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::told::{Admitted, Count};
+    use super::*;
+    use crate::limits::together::{Limit, Unit};
+
+    fn limit(name: &str, kind: Kind) -> Limit {
+        Limit { kind, most: 9, name: name.into(), quota: None }
+    }
+
+    fn admitted(limits: &[Limit]) -> Standing {
+        let mut standing = Standing::default();
+        let counts = vec![Count { left: 8, ..Count::default() }; limits.len()];
+        standing.admitted("id", limits, 100, &Admitted { at: 100, counts });
+        standing
+    }
+
+    #[test]
+    fn a_beat_asks_about_each_counter_by_its_kind() {
+        let standing = admitted(&[
+            limit("d", Kind::Day { begins: 0, ends: 9000 }),
+            limit("s", Kind::Spend { unit: Unit::Tokens, add: 1, begins: 0, ends: 9000 }),
+            limit("w", Kind::Window { window: 1000 }),
+            limit("q", Kind::Quota { window: 12_800 }),
+            limit("p", Kind::Parallel),
+            limit("t", Kind::Tokens { window: 1000, add: 1 }),
+        ]);
+        let (names, mut keys) = (Names::new("team"), Vec::new());
+        let (numbers, asked) = standing.asked(&names, &mut keys, 100);
+        let expected = json!({
+            "days": 1, "spent": 1, "holding": [["id"]], "windows": 1, "quotas": 1, "running": [["id"]],
+        });
+        assert_eq!(numbers, expected);
+        assert_eq!(keys, ["d", "s", "s:held", "w", "q", "p"].map(|name| names.of(name)));
+        let lists = [asked.used, asked.windows, asked.quotas].map(|names| names.join(" "));
+        assert_eq!(lists, ["d s", "w", "q"]);
+    }
+
+    #[test]
+    fn what_was_counted_alone_is_news_until_the_server_gets_it() {
+        for kind in [Kind::Window { window: 1000 }, Kind::Day { begins: 0, ends: 9000 }, Kind::Quota { window: 12_800 }]
+        {
+            let limits = [limit("x", kind)];
+            let mut standing = admitted(&limits);
+            assert!(!standing.has_news() && !Standing::default().has_news(), "{kind:?}");
+            for id in ["a", "b"] {
+                standing.decide(id, &limits, 250, 0, &mut Vec::new());
+            }
+            assert!(standing.has_news(), "{kind:?}");
+            standing.tell(&Names::new("team"), &mut Vec::new(), 300, 900);
+            assert!(!standing.has_news(), "{kind:?}");
+            // While the gateway still decides alone, it remains a part of its share.
+            standing.lose(300, 1);
+            standing.arrived(300);
+            let counted = |standing: &Standing| {
+                let counter = &standing.counters["x"];
+                let parts = [&counter.alone, &counter.sent, &counter.told].map(|part| (part.times.len(), part.sum));
+                (parts, counter.seen(300))
+            };
+            let told = match kind {
+                Kind::Quota { .. } => (2, 2),
+                Kind::Day { .. } => (0, 2),
+                _ => (2, 0),
+            };
+            assert_eq!(counted(&standing), ([(0, 0), (0, 0), told], 1), "{kind:?}");
+            standing.found();
+            let seen = if let Kind::Window { .. } = kind { 1 } else { 3 };
+            assert_eq!(counted(&standing), ([(0, 0); 3], seen), "{kind:?}");
+            // What is told after that is at once a part of what all counted.
+            standing.decide("c", &limits, 270, 0, &mut Vec::new());
+            standing.tell(&Names::new("team"), &mut Vec::new(), 300, 900);
+            standing.arrived(300);
+            let seen = if let Kind::Window { .. } = kind { 1 } else { 4 };
+            assert_eq!(counted(&standing), ([(0, 0); 3], seen), "{kind:?}");
+            if let Kind::Quota { .. } = kind {
+                assert_eq!(standing.counters["x"].slices, [(1, 1), (2, 3)].into());
+            }
+        }
+    }
+}

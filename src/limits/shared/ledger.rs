@@ -124,3 +124,62 @@ pub(super) fn read_day(day: &str, fields: Vec<(String, String)>, sums: &mut BTre
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: usize) -> Row {
+        let text = |what: &str| what.to_owned();
+        let (profile, provider, model) = (text("p"), text("custom"), format!("m{number:04}"));
+        Row { day: "2026-01-01".into(), profile, provider, model, key: Some("ann".into()), owner: None }
+    }
+
+    fn entered(unsent: &mut Unsent, number: usize, sums: &[(&str, u64)]) {
+        let known = unsent.waiting.entry(row(number)).or_default();
+        known.extend(sums.iter().map(|(name, sum)| ((*name).to_owned(), *sum)));
+    }
+
+    #[test]
+    fn a_row_is_read_back_by_its_name() {
+        assert_eq!(row(1).name(), r#"["p","custom","m0001","ann",null]"#);
+        let read = Row::read("2026-01-01", &format!("requests {}", row(1).name()));
+        assert_eq!(read, Some((row(1), "requests".to_owned())));
+        for bad in ["requests", "", "requests [1]"] {
+            assert_eq!(Row::read("2026-01-01", bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_report_is_repeated_under_its_number_until_it_is_confirmed() {
+        let mut unsent = Unsent::default();
+        assert!(!unsent.has_news() && unsent.next_rows().is_none());
+        for number in 0..=AT_ONCE {
+            entered(&mut unsent, number, &[("requests", 1)]);
+        }
+        assert!(unsent.has_news());
+        let (first, rows) = unsent.next_rows().unwrap();
+        assert_eq!((first, rows.len(), &rows[0].0), (1, AT_ONCE, &row(0)));
+        entered(&mut unsent, 0, &[("requests", 5)]);
+        assert_eq!(unsent.next_rows(), Some((first, rows)), "what came later waits");
+        unsent.sent = None;
+        let (second, rows) = unsent.next_rows().unwrap();
+        let requests = |count: u64| Sums::from([("requests".to_owned(), count)]);
+        assert_eq!((second, rows), (2, vec![(row(0), requests(5)), (row(AT_ONCE), requests(1))]));
+        assert!(unsent.has_news(), "until it is confirmed");
+        unsent.sent = None;
+        assert!(!unsent.has_news() && unsent.next_rows().is_none());
+    }
+
+    #[test]
+    fn what_the_server_has_of_a_day_is_summed_up_by_row() {
+        let field = |sum: &str, number: usize| format!("{sum} {}", row(number).name());
+        let fields =
+            vec![(field("requests", 1), "3".into()), ("other".into(), "9".into()), (field("requests", 2), "1".into())];
+        let mut sums = BTreeMap::new();
+        read_day("2026-01-01", fields.clone(), &mut sums);
+        read_day("2026-01-01", fields, &mut sums);
+        assert_eq!(sums.len(), 2);
+        assert_eq!(sums[&row(1)], BTreeMap::from([("requests".to_owned(), 6)]));
+    }
+}

@@ -45,3 +45,18 @@ impl Names {
         self.of(&format!("usage:{day}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Gateways of several versions, and operators, look there.
+    #[test]
+    fn names_are_the_same_in_every_version() {
+        let names = Names::new("team");
+        let all = [names.of("a:b"), names.epoch(), names.gateways(), names.records(), names.used_at(), names.audit()];
+        let expected = ["a:b", "epoch", "gateways", "keys", "used", "audit"].map(|name| format!("{{qa:team}}:{name}"));
+        assert_eq!(all, expected);
+        assert_eq!(names.usage("2026-01-02"), "{qa:team}:usage:2026-01-02");
+    }
+}

@@ -146,3 +146,84 @@ impl Records {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::keys::{Change, Keys, Places, TeamSecret};
+    use crate::paths;
+
+    fn record(name: &str) -> KeyRecord {
+        KeyRecord::create(name, &TeamSecret::new(), SystemTime::now()).0
+    }
+
+    fn remember(records: &Records, record: &KeyRecord, now: i64) {
+        let published = record.published();
+        let kept = records.remember(&record.id, &published.version, &published.text, now).unwrap();
+        assert_eq!((&*kept.record, &*kept.version), (record, published.version.as_str()));
+    }
+
+    #[test]
+    fn a_record_is_found_by_id_or_name_until_it_is_forgotten_or_revoked() {
+        let (records, ann, bob) = (Records::default(), record("ann"), record("bob"));
+        assert!(records.known(&ann.id).is_none() && records.all().is_empty());
+        remember(&records, &ann, 0);
+        remember(&records, &bob, 0);
+        let named = |name: &str| records.known_named(name).map(|key| key.record.id.clone());
+        assert_eq!((named("ann"), named(&bob.id), named("carl")), (Some(ann.id.clone()), Some(bob.id.clone()), None));
+        assert_eq!(records.known(&ann.id).map(|key| key.record.name.clone()).as_deref(), Some("ann"));
+        let mut all: Vec<String> = records.all().iter().map(|key| key.name.clone()).collect();
+        all.sort_unstable();
+        assert_eq!(all, ["ann", "bob"]);
+        let mut revoked = ann.clone();
+        revoked.revoked_at = Some(1);
+        remember(&records, &revoked, 0);
+        assert_eq!((named("ann"), named(&ann.id)), (None, None));
+        records.forget(&bob.id);
+        assert!(records.known(&bob.id).is_none() && records.known(&ann.id).is_some());
+        assert!(records.remember(&bob.id, "v", "{}", 0).is_none(), "no record");
+        assert!(records.known(&bob.id).is_none());
+    }
+
+    #[test]
+    fn a_record_is_trusted_for_15_minutes_after_the_server_confirmed_it() {
+        let (records, ann) = (Records::default(), record("ann"));
+        assert!(!records.is_trusted(&ann.id, 0));
+        remember(&records, &ann, 1_000);
+        assert!(records.is_trusted(&ann.id, 900_999) && !records.is_trusted(&ann.id, 901_000));
+        records.saw(&ann.id, 5_000);
+        assert!(records.is_trusted(&ann.id, 904_999) && !records.is_trusted(&ann.id, 905_000));
+        records.saw("none", 5_000);
+        assert!(!records.is_trusted("none", 5_000));
+        // What the server has now is later than all that was read.
+        assert!(records.is_published());
+        records.published(3);
+        assert!(!records.is_trusted(&ann.id, 5_000) && records.is_published() && records.publication().is_none());
+        assert!(records.own(&ann.id).is_none() && records.own_named("ann").is_none());
+        assert!(records.last_changes().is_empty());
+    }
+
+    #[test]
+    fn beside_keys_json_its_keys_are_found_by_name_and_its_last_changes_are_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let (keys, audit, secret) = (path("keys.json"), path(paths::AUDIT), path("secret"));
+        let places = Places { keys, audit, secret, is_secret_given: false };
+        let ids = ["ann", "bob"].map(|name| {
+            let record = record(name);
+            let id = record.id.clone();
+            let change = || Change { verb: "create", id: id.clone(), changes: serde_json::Value::Null };
+            Keys::change(&places, SystemTime::now(), |keys| keys.add(record).map(|()| ((), change()))).unwrap();
+            id
+        });
+        let records = Records::default();
+        records.begin_with(Directory::open(&places.keys).unwrap());
+        let named = |name: &str| records.own_named(name).map(|key| key.record.id.clone());
+        assert_eq!(["ann", "bob", "carl"].map(named), [Some(ids[0].clone()), Some(ids[1].clone()), None]);
+        let changes = records.last_changes();
+        assert!(changes.len() == 2 && changes.iter().zip(&ids).all(|((_, line), id)| line.contains(id)), "{changes:?}");
+        assert_eq!(changes[1].0, records.publication().unwrap().revision);
+    }
+}

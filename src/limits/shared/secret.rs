@@ -45,3 +45,34 @@ pub(super) fn refusal(server: &str, host: Option<&str>) -> Failed {
     let from = host.map_or_else(|| "the machine where the keys are managed".to_owned(), |host| format!("`{host}`"));
     Failed::new(Failure::Other, sentence(server)).hint(format!("copy the file that `secret_file` names from {from}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_secret_is_noticed_once_and_again_after_it_was_the_same() {
+        let check = SecretCheck::default();
+        assert!(!check.compare(Some("x")) && !check.differs(), "a gateway without keys has none");
+        check.set("own".into());
+        assert_eq!(check.own().as_deref(), Some("own"));
+        for (there, is_news, differs) in [
+            (None, false, false),
+            (Some("own"), false, false),
+            (Some("other"), true, true),
+            (Some("other"), false, true),
+            (None, false, true),
+            (Some("own"), false, false),
+            (Some("other"), true, true),
+        ] {
+            assert_eq!((check.compare(there), check.differs()), (is_news, differs), "{there:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_where_the_secret_is() {
+        let hint = |host| format!("{:?}", refusal("redis://a:1", host));
+        assert!(hint(Some("maker")).contains("`maker`") && hint(None).contains("where the keys are managed"));
+        assert!(sentence("redis://a:1").contains("`redis://a:1`") && sentence("").contains("another team secret"));
+    }
+}

@@ -141,7 +141,10 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::super::counter::DAY;
+    use super::super::tickets::{CountedBy, Ticket};
+    use super::super::told::Count;
     use super::*;
+    use crate::limits::together::{Ended, Unit};
 
     const HOUR: u64 = 3_600_000;
 
@@ -168,5 +171,84 @@ mod tests {
         assert_eq!(left(now + 5 * HOUR), ["day-99", "hours", "parallel"]);
         assert_eq!(left(now + 6 * HOUR), ["day-99", "parallel"]);
         assert_eq!(left(now + DAY + 1), ["parallel"]);
+    }
+
+    fn limit(kind: Kind) -> Limit {
+        Limit { kind, most: 20, name: "x".into(), quota: None }
+    }
+
+    fn ended(standing: &mut Standing, limit: &Limit) {
+        let by = CountedBy::Server("epoch".into());
+        let ticket = Ticket { limits: vec![limit.clone()], at: 5200, held: Vec::new(), by };
+        assert!(standing.end("id", &ticket, Ended::AsEstimated), "the server has to know");
+    }
+
+    fn admitted(limit: &Limit, at: u64, count: Count) -> Standing {
+        let mut standing = Standing::default();
+        standing.admitted("id", std::slice::from_ref(limit), 5000, &Admitted { at, counts: vec![count] });
+        standing
+    }
+
+    #[test]
+    fn of_a_window_the_greater_of_what_all_and_this_gateway_planned_is_used_and_alone_its_own() {
+        let window = limit(Kind::Window { window: 1000 });
+        let mut standing = admitted(&window, 5200, Count { left: 12, last: 5200, first: 4500, held: 0 });
+        assert_eq!(standing.used(&window, 5100), (8, 400));
+        assert_eq!(standing.used(&window, 5600), (8, 0));
+        standing.heard_window("x", 0, 5200);
+        assert_eq!((standing.used(&window, 6199), standing.used(&window, 6200)), ((1, 0), (0, 0)));
+        standing.heard_window("x", 8, 5200);
+        standing.lose(5100, 0);
+        assert_eq!(standing.lost, Some((5100, 1)));
+        assert_eq!((standing.used(&window, 5100), standing.used(&window, 6200)), ((1, 1100), (0, 0)));
+        assert_eq!(standing.used(&Limit { name: "y".into(), ..window }, 5100), (0, 0));
+    }
+
+    #[test]
+    fn tokens_in_flight_days_and_what_is_spent_are_used_as_the_server_said_and_as_counted_here() {
+        let tokens = limit(Kind::Tokens { window: 1000, add: 7 });
+        let standing = admitted(&tokens, 5200, Count { left: 20, ..Count::default() });
+        assert_eq!((standing.used(&tokens, 5100).0, standing.counters["x"].last), (7, 5200));
+        let parallel = limit(Kind::Parallel);
+        let mut standing = admitted(&parallel, 5200, Count::default());
+        assert_eq!(standing.used(&parallel, 5100), (1, 0));
+        ended(&mut standing, &parallel);
+        assert_eq!(standing.used(&parallel, 5100), (0, 0));
+        let spend = limit(Kind::Spend { unit: Unit::Tokens, add: 7, begins: 0, ends: 9000 });
+        for limit in [limit(Kind::Day { begins: 0, ends: 9000 }), spend, limit(Kind::Quota { window: 12_800 })] {
+            let mut standing = admitted(&limit, 5200, Count { left: 12, ..Count::default() });
+            assert_eq!(standing.used(&limit, 5200), (8, 0), "{limit:?}");
+            standing.counter(&limit, 5200).alone.sum = 3;
+            assert_eq!(standing.used(&limit, 5200), (11, 0), "{limit:?}");
+            // The server refuses: all of it is used.
+            standing.refused(std::slice::from_ref(&limit), 0, 5200);
+            assert_eq!(standing.used(&limit, 5200), (23, 0), "{limit:?}");
+            ended(&mut standing, &limit);
+            assert!(standing.counters["x"].running.is_empty());
+        }
+        // Of a window or of what is in flight a refusal says nothing.
+        let mut standing = admitted(&parallel, 5200, Count::default());
+        standing.refused(std::slice::from_ref(&parallel), 0, 5200);
+        assert_eq!(standing.used(&parallel, 5200), (1, 0));
+    }
+
+    #[test]
+    fn what_a_beat_says_is_kept_for_the_counters_that_are_known() {
+        let day = limit(Kind::Day { begins: 0, ends: 9000 });
+        let mut standing = admitted(&day, 5200, Count { left: 12, ..Count::default() });
+        standing.heard("x", 9);
+        standing.heard("y", 9);
+        assert_eq!((standing.count("x"), standing.count("y")), (Some(9), None));
+        standing.counter(&day, 5200).alone.sum = -2;
+        assert_eq!(standing.count("x"), Some(7));
+        let quota = limit(Kind::Quota { window: 12_800 });
+        let mut standing = admitted(&quota, 5200, Count { left: 12, ..Count::default() });
+        standing.heard_quota("x", "51 4 52 5");
+        assert_eq!(standing.used(&quota, 5300), (9, 0));
+        standing.lose(5300, 3);
+        assert!(standing.is_lost());
+        standing.counter(&quota, 5300).is_unknown = true;
+        standing.found();
+        assert!(!standing.is_lost() && !standing.counters["x"].is_unknown);
     }
 }

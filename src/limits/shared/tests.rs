@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -15,8 +15,12 @@ use tempfile::TempDir;
 
 use super::super::together::{Unit, milliseconds};
 use super::*;
-use crate::keys::{Directory, KeyRecord, Publication, TeamSecret};
+use crate::keys::{Directory, KeyLimits, KeyRecord, Money, Publication, TeamSecret};
+use crate::limits::{
+    AccountWindows, Decision as KeyDecision, Demand, Grant, Left, Quota, Rate, Refused, Rule, Used, Zone,
+};
 use crate::platform::files::{PendingFile, Privacy};
+use crate::providers::Limits as Figures;
 use crate::providers::error::Cause;
 
 /// A server for one test; none if Redis is not installed.
@@ -827,5 +831,684 @@ fn a_changed_password_is_read_for_the_next_connection() {
         assert_eq!(rejected.to_string(), "it rejected the password");
         write(b"second\n");
         assert!(address.connect(&tls).await.is_ok());
+    });
+}
+
+/// Runs what blocks beside the runtime of a test.
+fn aside<T: Send>(ask: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(ask).join().unwrap())
+}
+
+fn place_of(address: Address) -> Where {
+    Where { address, namespace: "test".into(), on_loss: OnLoss::Share }
+}
+
+impl Server {
+    fn place(&self) -> Where {
+        place_of(Address::parse(&format!("redis://127.0.0.1:{}", self.port), None, Duration::from_secs(10)).unwrap())
+    }
+}
+
+/// A server that gives one answer to everything.
+fn answering(answer: String) -> Where {
+    answering_many(answer, Arc::default())
+}
+
+/// The same; `connections` counts those to it.
+fn answering_many(answer: String, connections: Arc<AtomicU16>) -> Where {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            connections.fetch_add(1, Ordering::Relaxed);
+            let mut buffer = [0; 4096];
+            while stream.read(&mut buffer).is_ok_and(|count| count > 0) {
+                if stream.write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
+    });
+    place_of(Address::parse(&format!("redis://127.0.0.1:{port}"), None, Duration::from_secs(10)).unwrap())
+}
+
+#[test]
+fn a_server_that_must_not_be_used_is_refused_and_one_that_is_away_is_not() {
+    for (info, refused) in [
+        ("redis_version:7.2.4\r\nredis_mode:sentinel", Some("is a Sentinel")),
+        ("redis_version:7.2.4\r\ncluster_enabled:1", Some("is part of a cluster")),
+        ("redis_version:6.1.9", Some("is Redis 6.1.9")),
+        ("redis_version:5.9.0", Some("is Redis 5.9.0")),
+        ("", Some("is Redis ")),
+        ("redis_version:7.2.4\r\nmaxmemory_policy:allkeys-lfu", Some("`maxmemory-policy allkeys-lfu`")),
+        ("redis_version:7.2.4\r\nmaxmemory_policy:volatile-lru", Some("`maxmemory-policy volatile-lru`")),
+        ("redis_version:6.2.0\r\nmaxmemory_policy:noeviction", None),
+        ("redis_version:7.0.0\r\ncluster_enabled:0\r\nredis_mode:standalone", None),
+        ("redis_version:6.1.0\r\nvalkey_version:8.1.0", None),
+    ] {
+        let place = answering(format!("${}\r\n{info}\r\n", info.len()));
+        let checked = place.check(tls(), None).err().map(|error| error.to_string());
+        match refused {
+            Some(words) => assert!(checked.as_ref().is_some_and(|text| text.contains(words)), "{info}: {checked:?}"),
+            None => assert_eq!(checked, None, "{info}"),
+        }
+    }
+    // It does not serve now, which a gateway waits for, and commands report.
+    for (answer, words) in [
+        ("READONLY no", "it is read-only, like a replica"),
+        ("LOADING no", "it is still loading its data"),
+        ("MASTERDOWN no", "it is a replica without its primary"),
+        ("OOM no", "its memory is full"),
+        ("NOAUTH no", "it rejected the password"),
+        ("WRONGPASS no", "it rejected the password"),
+        ("ERR Error running script: -READONLY no", "it is read-only, like a replica"),
+        ("ERR Error running script: -OOM no", "its memory is full"),
+        ("ERR out of patience", "out of patience"),
+    ] {
+        let place = answering(format!("-{answer}\r\n"));
+        assert!(place.check(tls(), None).is_ok(), "{answer}");
+        let error = place.foreign_host(tls(), None).unwrap_err().to_string();
+        assert!(error.contains(words), "{answer}: {error}");
+    }
+}
+
+#[test]
+fn keys_are_those_of_one_keys_json_and_one_secret() {
+    let Some(server) = Server::start() else { return };
+    let place = server.place();
+    let is_right = |check: &str, source: Option<&str>| {
+        let keys = KeysHere { check: check.into(), source: source.map(str::to_owned) };
+        place.check(tls(), Some(&keys)).is_ok()
+    };
+    let foreign = |source| place.foreign_host(tls(), source).unwrap();
+    assert!(is_right("two", None) && foreign(None).is_none(), "there are no keys yet");
+    let publication = Publication { source: "here".into(), revision: 1, records: Vec::new() };
+    let outcome = place.publish(tls(), &publication, Some("one"), &[(1, "line".into())]).unwrap();
+    assert!(matches!(outcome, Outcome::Published), "{outcome:?}");
+    assert!(is_right("one", None) && is_right("one", Some("there")) && is_right("two", Some("here")));
+    assert!(!is_right("two", None) && !is_right("two", Some("there")));
+    place.check(tls(), None).unwrap();
+    let host = crate::platform::system::host_name().unwrap_or_default();
+    assert_eq!((foreign(Some("here")), foreign(Some("there")), foreign(None)), (None, Some(host.clone()), Some(host)));
+}
+
+#[test]
+fn a_token_is_replaced_by_a_later_one_only_and_asked_for_by_edges() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let nothing = gateway.token_of("a").look(0).await.unwrap();
+        assert_eq!((nothing.generation, nothing.sealed, nothing.home, nothing.silent), (0, None, None, 0));
+        let publish = |profile: &'static str, generation: u64, sealed: &'static str| {
+            let gateway = Rc::clone(&gateway);
+            async move { gateway.token_of(profile).publish(generation, sealed, 90_000).await }
+        };
+        assert_eq!(publish("a", 7, "seven").await, Some(7));
+        assert_eq!(publish("a", 6, "six").await, Some(7));
+        assert_eq!(publish("b", 3, "three").await, Some(3));
+        let watched = gateway.token_of("a").watch("one", "machine").await.unwrap();
+        assert_eq!((watched.generation, watched.wanted, watched.other), (7, 0, None));
+        assert_eq!((gateway.token_of("a").want(7).await, gateway.token_of("a").want(5).await), (Some(7), Some(7)));
+        let watched = gateway.token_of("a").watch("two", "another").await.unwrap();
+        assert_eq!((watched.generation, watched.wanted, watched.other.as_deref()), (7, 7, Some("machine")));
+        for (known, sealed) in [(0, Some("seven")), (7, None)] {
+            let looked = gateway.token_of("a").look(known).await.unwrap();
+            assert_eq!((looked.generation, looked.sealed.as_deref()), (7, sealed));
+            assert!((80_000..=90_000).contains(&looked.left), "{}", looked.left);
+            assert_eq!(looked.home.as_deref(), Some("another"));
+        }
+        let looked = gateway.token_of("b").look(0).await.unwrap();
+        assert_eq!((looked.generation, looked.sealed.as_deref(), looked.home), (3, Some("three"), None));
+        gateway.link.lose("a test says so");
+        assert!(gateway.token_of("a").look(0).await.is_none());
+    });
+}
+
+/// A gateway with keys that the server has.
+struct Keyed {
+    gateway: Rc<Shared>,
+    keys: SharedKeys,
+    directory: TempDir,
+}
+
+/// A request of ten tokens that costs 40.
+fn demand(key: &Rc<KeyRecord>) -> Demand {
+    Demand { key: Rc::clone(key), tokens: 10, cost: Money(40), longest_wait: Duration::ZERO, repeats: false }
+}
+
+impl Keyed {
+    async fn start(server: &Server) -> Self {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let directory = tempfile::tempdir().unwrap();
+        let keys = SharedKeys::open(&gateway, &directory.path().join("keys.json"), &TeamSecret::new()).unwrap();
+        Self { gateway, keys, directory }
+    }
+
+    /// Publishes these keys in the place of all others.
+    async fn publish(&self, revision: u64, records: &[&KeyRecord]) {
+        let records = records.iter().map(|record| record.published()).collect();
+        let publication = Publication { source: "there".into(), revision, records };
+        let mut connection = self.gateway.link.connection.borrow().clone().unwrap();
+        let names = &self.gateway.link.names;
+        let outcome = published::publish(&mut connection, names, &publication, None, &[]).await.unwrap();
+        assert!(matches!(outcome, Outcome::Published), "{outcome:?}");
+    }
+
+    async fn go(&self, demand: &Demand, account: Option<&AccountWindows>) -> (Duration, Duration, Grant, Left) {
+        match self.keys.admit(demand, account).await {
+            KeyDecision::Go { wait, spread, grant, left } => (wait, spread, grant, left),
+            KeyDecision::Refused { reason, .. } => panic!("{reason:?}"),
+            KeyDecision::Changed(record) => panic!("{record:?}"),
+        }
+    }
+
+    async fn refused(&self, demand: &Demand, account: Option<&AccountWindows>) -> (Refused, Left) {
+        match self.keys.admit(demand, account).await {
+            KeyDecision::Refused { reason, left } => (reason, left),
+            KeyDecision::Go { .. } | KeyDecision::Changed(_) => panic!("it is not refused"),
+        }
+    }
+
+    fn account(&self, name: &str, rule: Rule, quotas: Vec<Quota>) -> AccountWindows {
+        let shared = Rc::new(SharedAccount::new(name.into(), rule.clone(), quotas));
+        AccountWindows { rate: RefCell::new(Rate::open(self.directory.path(), "x", name, rule)), shared: Some(shared) }
+    }
+}
+
+fn limited(change: impl FnOnce(&mut KeyLimits)) -> KeyRecord {
+    let (mut record, _) = KeyRecord::create("ann", &TeamSecret::new(), SystemTime::now());
+    change(&mut record.limits);
+    record
+}
+
+fn changed(record: &KeyRecord, change: impl FnOnce(&mut KeyRecord)) -> KeyRecord {
+    let mut record = record.clone();
+    change(&mut record);
+    record
+}
+
+fn seconds_until(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::now()).unwrap().as_secs()
+}
+
+#[test]
+fn each_limit_of_a_key_refuses_by_its_name() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let records = [
+            limited(|limits| limits.requests_per_minute = Some(2)),
+            limited(|limits| limits.tokens_per_minute = Some(20)),
+            limited(|limits| limits.parallel = Some(2)),
+            limited(|limits| limits.requests_per_day = Some(2)),
+            limited(|limits| limits.tokens_per_day = Some(15)),
+            limited(|limits| limits.budget = Some("0.000000060 USD/month".parse().unwrap())),
+        ];
+        keyed.publish(1, &records.each_ref()).await;
+        let mut reasons = Vec::new();
+        for record in records.map(Rc::new) {
+            let demand = demand(&record);
+            let (wait, spread, _, _) = keyed.go(&demand, None).await;
+            assert_eq!((wait, spread), (Duration::ZERO, Duration::ZERO));
+            keyed.go(&demand, None).await;
+            reasons.push(keyed.refused(&demand, None).await.0);
+            // What a request does not use it does not wait for.
+            let is_of_use = record.limits.tokens_per_minute.or(record.limits.budget.map(|_| 0)).is_some();
+            if is_of_use || record.limits.tokens_per_day.is_some() {
+                keyed.go(&Demand { tokens: 0, cost: Money(0), ..demand }, None).await;
+            }
+        }
+        let is_a_minute = |wait: &Duration| (59..=62).contains(&wait.as_secs());
+        assert!(matches!(&reasons[0], Refused::KeyRate { wait } if is_a_minute(wait)), "{reasons:?}");
+        assert!(matches!(&reasons[1], Refused::KeyRate { wait } if is_a_minute(wait)), "{reasons:?}");
+        assert_eq!(reasons[2], Refused::KeyParallel);
+        for reason in &reasons[3..5] {
+            assert!(matches!(reason, Refused::KeyDay { ends } if seconds_until(*ends) <= 86_400), "{reasons:?}");
+        }
+        assert!(matches!(reasons[5], Refused::KeyBudget { ends } if seconds_until(ends) <= 31 * 86_400), "{reasons:?}");
+    });
+}
+
+#[test]
+fn each_limit_of_an_account_refuses_a_key_by_its_name() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let record = limited(|_| {});
+        keyed.publish(1, &[&record]).await;
+        let demand = demand(&Rc::new(record));
+        let rule = |per_window: Option<u32>, per_day: Option<u32>| {
+            let window = Duration::from_secs(60);
+            Rule { per_window, burst: None, window, per_day, day_refuses: true, zone: Zone::utc(), waits: true }
+        };
+        let quotas = |of_5_hours: Option<u32>, of_week: Option<u32>| {
+            let mut figures = Figures::default();
+            (figures.requests_per_5h, figures.requests_per_week) = (of_5_hours, of_week);
+            figures.week_resets = Some("Mon 00:00 UTC".into());
+            Quota::of(&figures)
+        };
+        let accounts = [
+            keyed.account("window", rule(Some(2), None), Vec::new()),
+            keyed.account("day", rule(None, Some(2)), Vec::new()),
+            keyed.account("5h", rule(None, None), quotas(Some(2), None)),
+            keyed.account("week", rule(None, None), quotas(None, Some(2))),
+        ];
+        let mut reasons = Vec::new();
+        for account in &accounts {
+            keyed.go(&demand, Some(account)).await;
+            keyed.go(&demand, Some(account)).await;
+            reasons.push(keyed.refused(&demand, Some(account)).await.0);
+        }
+        assert!(matches!(&reasons[0], Refused::AccountRate { wait } if wait.as_secs() >= 59), "{reasons:?}");
+        assert!(matches!(reasons[1], Refused::AccountDay { ends } if seconds_until(ends) <= 86_400), "{reasons:?}");
+        let of = |reason: &Refused| match reason {
+            Refused::AccountQuota(used_up) => Some((used_up.cause, seconds_until(used_up.ends))),
+            _ => None,
+        };
+        assert!(matches!(of(&reasons[2]), Some((Cause::FiveHours, 17_990..=19_000))), "{reasons:?}");
+        assert!(matches!(of(&reasons[3]), Some((Cause::Week, 0..=604_800))), "{reasons:?}");
+        // What all counted, as commands read it.
+        let place = server.place();
+        let counted = aside(move || {
+            let window = SharedAccount::new("window".into(), rule(Some(2), Some(9)), Vec::new());
+            let of_5_hours = SharedAccount::new("5h".into(), rule(None, None), quotas(Some(2), Some(2)));
+            let day = SharedAccount::new("day".into(), rule(None, Some(2)), Vec::new());
+            let week = SharedAccount::new("week".into(), rule(None, None), quotas(Some(2), Some(2)));
+            place.counted(tls(), &[window, of_5_hours, day, week]).unwrap()
+        });
+        assert_eq!((counted[0].lately, counted[0].today, counted[2].lately, counted[2].today), (2, 0, 0, 2));
+        let used =
+            |counted: &Counted| counted.quotas.iter().map(|(cause, used, _)| (*cause, *used)).collect::<Vec<_>>();
+        assert_eq!(used(&counted[1]), [(Cause::FiveHours, 2), (Cause::Week, 0)]);
+        assert_eq!(used(&counted[3]), [(Cause::FiveHours, 0), (Cause::Week, 2)]);
+        let resets = [counted[1].quotas[0].2, counted[3].quotas[1].2].map(|resets| resets.as_secs());
+        assert!((17_990..=19_000).contains(&resets[0]) && (1..=604_800).contains(&resets[1]), "{resets:?}");
+    });
+}
+
+#[test]
+fn what_a_key_has_left_is_said_with_each_answer_and_to_commands() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let record = limited(|limits| {
+            (limits.requests_per_minute, limits.requests_per_day) = (Some(9), Some(9));
+            (limits.tokens_per_minute, limits.tokens_per_day) = (Some(90), Some(90));
+            (limits.parallel, limits.budget) = (Some(9), Some("0.000000900 USD/day".parse().unwrap()));
+        });
+        keyed.publish(1, &[&record]).await;
+        let record = Rc::new(record);
+        let numbers = |left: &Left| {
+            let minute = (left.requests_of_minute, left.tokens_of_minute);
+            (minute, left.requests_of_day, left.tokens_of_day, left.parallel, left.spent.0 + left.reserved.0)
+        };
+        let (_, _, first, left) = keyed.go(&demand(&record), None).await;
+        assert_eq!(numbers(&left), ((1, 10), 1, 10, 1, 40));
+        assert!((59..=62).contains(&left.minute_resets_in.as_secs()), "{left:?}");
+        let (_, _, second, left) = keyed.go(&demand(&record), None).await;
+        assert_eq!(numbers(&left), ((2, 20), 2, 20, 2, 80));
+        keyed.keys.settle(&first, Used { tokens: 4, cost: Money(7) });
+        keyed.keys.give_back(&second, false);
+        settled(&keyed.gateway).await;
+        let left = keyed.keys.left(&record).await;
+        assert_eq!(numbers(&left), ((1, 4), 1, 4, 0, 7));
+        assert_eq!((left.spent, left.reserved), (Money(7), Money(0)));
+        // A further attempt counts in the windows only, and nothing of it is settled; what was given back of the day is not
+        // known here yet.
+        let again = Demand { repeats: true, ..demand(&record) };
+        let (_, _, third, left) = keyed.go(&again, None).await;
+        assert_eq!((left.requests_of_minute, left.requests_of_day), (2, 2));
+        keyed.keys.settle(&third, Used { tokens: 50, cost: Money(500) });
+        let (_, _, fourth, _) = keyed.go(&demand(&record), None).await;
+        settled(&keyed.gateway).await;
+        let left = keyed.keys.left(&record).await;
+        assert_eq!(numbers(&left), ((3, 14), 2, 14, 1, 47));
+        assert_eq!((left.spent, left.reserved), (Money(7), Money(40)));
+        let (place, key) = (server.place(), KeyRecord::clone(&record));
+        let mut never = limited(|_| {});
+        never.id = "another0".into();
+        let standings = aside(move || place.standings(tls(), &[&key, &never]).unwrap());
+        assert_eq!(numbers(&standings[0].left), ((3, 14), 2, 14, 1, 47));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert!((now - 30..=now).contains(&standings[0].used_at), "{}", standings[0].used_at);
+        assert_eq!((standings[1].used_at, standings[1].left.requests_of_day), (0, 0));
+        // Another account serves it under the key: nothing of it counts here any more.
+        keyed.keys.give_back(&fourth, true);
+        settled(&keyed.gateway).await;
+        assert_eq!(numbers(&keyed.keys.left(&record).await), ((2, 4), 1, 4, 0, 7));
+        // Without the server, as far as it is known here.
+        keyed.gateway.link.lose("a test says so");
+        assert_eq!(keyed.keys.left(&record).await.requests_of_day, 2);
+    });
+}
+
+#[test]
+fn a_key_is_decided_by_its_record_as_it_is_now() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let first = limited(|limits| limits.requests_per_day = Some(9));
+        keyed.publish(1, &[&first]).await;
+        let known = keyed.keys.look_up(&first.id, false).await.unwrap().unwrap();
+        assert_eq!((&*known, keyed.keys.records().len()), (&first, 1));
+        keyed.go(&demand(&known), None).await;
+        assert_eq!(keyed.keys.find("ann").await.unwrap().map(|found| found.id.clone()), Some(first.id.clone()));
+        assert!(keyed.keys.find("bob").await.unwrap().is_none() && !keyed.keys.secret_differs());
+        keyed.gateway.keys.compare_secret(Some("another"));
+        assert!(keyed.keys.secret_differs());
+        // It changes: as known here it is refused, and again as it is now.
+        let second = changed(&first, |record| record.resets = 1);
+        keyed.publish(2, &[&second]).await;
+        for _ in 0..2 {
+            let decided = keyed.keys.admit(&demand(&known), None).await;
+            assert!(matches!(&decided, KeyDecision::Changed(record) if **record == second));
+        }
+        for (record, expected) in [
+            (changed(&second, |record| record.expires_at = Some(1)), Refused::Expired),
+            (changed(&second, |record| record.revoked_at = Some(1)), Refused::Unknown),
+        ] {
+            keyed.publish(3 + u64::from(record.revoked_at.is_some()), &[&record]).await;
+            let now = keyed.keys.look_up(&record.id, true).await.unwrap().unwrap();
+            assert_eq!(*now, record);
+            assert_eq!(keyed.refused(&demand(&now), None).await.0, expected);
+        }
+        keyed.publish(5, &[&second]).await;
+        let gone = demand(&keyed.keys.look_up(&second.id, true).await.unwrap().unwrap());
+        keyed.publish(6, &[]).await;
+        // As the decision says, and then as the record does.
+        assert_eq!(keyed.refused(&gone, None).await.0, Refused::Unknown);
+        assert_eq!(keyed.refused(&gone, None).await.0, Refused::Unknown);
+        assert!(keyed.keys.look_up(&second.id, true).await.unwrap().is_none());
+        keyed.gateway.link.lose("a test says so");
+        assert_eq!(keyed.refused(&gone, None).await.0, Refused::Unavailable);
+        assert!(keyed.keys.look_up(&second.id, false).await.is_err() && keyed.keys.find("ann").await.is_err());
+    });
+}
+
+#[test]
+fn a_request_that_waits_for_its_keys_place_in_flight_goes_when_another_ends() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let record = limited(|limits| limits.parallel = Some(1));
+        keyed.publish(1, &[&record]).await;
+        let mut patient = demand(&Rc::new(record));
+        let (_, _, first, _) = keyed.go(&patient, None).await;
+        patient.longest_wait = Duration::from_secs(600);
+        let mut waiting = Box::pin(keyed.go(&patient, None));
+        let asked = std::future::poll_fn(|context| Poll::Ready(waiting.as_mut().poll(context).is_pending())).await;
+        assert!(asked);
+        keyed.keys.settle(&first, Used { tokens: 1, cost: Money(1) });
+        let (wait, ..) = waiting.await;
+        assert_eq!(wait, Duration::ZERO);
+    });
+}
+
+#[test]
+fn the_usage_of_a_team_is_read_with_the_names_of_its_keys() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let record = limited(|_| {});
+        keyed.publish(1, &[&record]).await;
+        let text = || "x".to_owned();
+        let row = |day: &str| {
+            let key = Some(record.id.clone());
+            Row { day: day.into(), profile: text(), provider: text(), model: text(), key, owner: None }
+        };
+        for day in ["2026-01-01", "2026-01-02", "2026-01-03"] {
+            keyed.gateway.enter(row(day), [("requests", 3), ("tokens", u64::MAX), ("tries", 0)]);
+            keyed.gateway.enter(row(day), [("requests", 1)]);
+        }
+        assert!(keyed.gateway.ledger.has_news());
+        keyed.gateway.say_the_rest().await;
+        assert!(!keyed.gateway.ledger.has_news());
+        let place = server.place();
+        let days = ["2026-01-01", "2026-01-02"].map(str::to_owned);
+        let (sums, names) = aside(move || place.usage(tls(), &days).unwrap());
+        let counted = BTreeMap::from([("requests".to_owned(), 4), ("tokens".to_owned(), 1 << 50)]);
+        assert_eq!(sums, BTreeMap::from([(row("2026-01-01"), counted.clone()), (row("2026-01-02"), counted)]));
+        assert_eq!(names, BTreeMap::from([(record.id, "ann".to_owned())]));
+    });
+}
+
+#[test]
+fn what_ends_while_the_gateway_stops_is_reported_with_the_rest() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let (_, ticket, _) = go(&gateway, vec![day(10)]).await;
+        let (_, other, _) = go(&gateway, vec![day(10)]).await;
+        gateway.end(other, Ended::GivenBack);
+        assert_eq!(gateway.admissions.tickets.under_way.get(), 1);
+        tokio::time::timeout(Duration::from_secs(5), gateway.settle_all()).await.expect("as long as it needs");
+        assert_eq!(gateway.admissions.tickets.under_way.get(), 0);
+        gateway.end(ticket, Ended::GivenBack);
+        assert_eq!(gateway.admissions.tickets.under_way.get(), 0, "nothing runs that could report it");
+        gateway.say_the_rest().await;
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
+        let key = gateway.link.names.of("d");
+        let count: u64 = redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap();
+        assert_eq!(count, 0);
+    });
+}
+
+#[test]
+fn without_the_server_a_gateway_refuses_serves_its_share_or_serves_all() {
+    run(|server| async move {
+        for (on_loss, health, served) in [
+            (OnLoss::Share, Health::Degraded, 7),
+            (OnLoss::Refuse, Health::Down, 0),
+            (OnLoss::Open, Health::Degraded, 20),
+        ] {
+            let gateway = server.gateway(on_loss);
+            assert_eq!(gateway.health(), Health::Down);
+            assert!(matches!(ask(&gateway, vec![day(9)]).await, Decision::Unavailable), "never reached");
+            gateway.begin().await;
+            assert_eq!(gateway.health(), Health::Up);
+            let limit = || Limit { name: format!("{on_loss:?}").into(), ..day(9) };
+            go(&gateway, vec![limit()]).await;
+            go(&gateway, vec![limit()]).await;
+            gateway.link.lose("a test says so");
+            assert_eq!(gateway.health(), health);
+            let mut count = 0;
+            while count < 20 {
+                let Decision::Go { ticket, wait } = ask(&gateway, vec![limit()]).await else { break };
+                assert_eq!(wait, Duration::ZERO);
+                gateway.end(ticket, Ended::AsEstimated);
+                count += 1;
+            }
+            assert_eq!(count, served, "{on_loss:?}");
+        }
+    });
+}
+
+#[test]
+fn while_the_keys_of_an_emptied_server_are_sent_those_that_were_seen_lately_are_served() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let record = limited(|limits| limits.requests_per_day = Some(9));
+        keyed.publish(1, &[&record]).await;
+        let known = keyed.keys.look_up(&record.id, false).await.unwrap().unwrap();
+        let mut connection = keyed.gateway.link.connection.borrow().clone().unwrap();
+        let records = keyed.gateway.link.names.records();
+        let _: u64 = redis::cmd("DEL").arg(&records).query_async(&mut connection).await.unwrap();
+        keyed.go(&demand(&known), None).await;
+        assert_eq!(keyed.gateway.health(), Health::Up);
+        keyed.gateway.keys.records.age(&record.id, 900_000);
+        assert_eq!(keyed.refused(&demand(&known), None).await.0, Refused::Unavailable);
+        assert_eq!(keyed.gateway.health(), Health::Up);
+    });
+}
+
+#[test]
+fn the_end_of_a_request_in_flight_is_told_to_those_that_wait_for_its_place() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limits = || vec![Limit { kind: Kind::Parallel, most: 2, name: "p".into(), quota: None }, day(9)];
+        for is_lost in [false, true] {
+            if is_lost {
+                gateway.link.lose("a test says so");
+            }
+            let freed = gateway.admissions.tickets.freed.notified();
+            let (_, ticket, _) = go(&gateway, limits()).await;
+            gateway.end(ticket, Ended::AsEstimated);
+            tokio::time::timeout(Duration::from_secs(5), freed).await.expect("it is told");
+        }
+    });
+}
+
+#[test]
+fn a_request_of_an_outage_is_settled_where_it_was_admitted() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        let limits = || vec![spend(200, 70)];
+        let (_, before, _) = go(&gateway, limits()).await;
+        gateway.link.lose("a test says so");
+        let (_, alone, left) = go(&gateway, limits()).await;
+        assert_eq!(left, [60]);
+        gateway.end(alone, Ended::Used { tokens: 0, cost: 10 });
+        let (_, still, left) = go(&gateway, limits()).await;
+        assert_eq!(left, [200 - 70 - 10 - 70], "what it did not use is free at once");
+        gateway.end(before, Ended::Used { tokens: 0, cost: 7 });
+        gateway.probe().await.unwrap();
+        gateway.end(still, Ended::Used { tokens: 0, cost: 20 });
+        settled(&gateway).await;
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
+        let (used, held) = (gateway.link.names.of("s"), gateway.link.names.of("s:held"));
+        let used: u64 = redis::cmd("HGET").arg(used).arg("used").query_async(&mut connection).await.unwrap();
+        let held: u64 = redis::cmd("HLEN").arg(held).query_async(&mut connection).await.unwrap();
+        assert_eq!((used, held), (10 + 7 + 20, 0));
+    });
+}
+
+#[test]
+fn an_emptied_server_waits_for_the_counts_of_all_gateways() {
+    run(|mut server| async move {
+        let (one, two) = (server.gateway(OnLoss::Share), server.gateway(OnLoss::Share));
+        for gateway in [&one, &two] {
+            gateway.begin().await;
+        }
+        assert_eq!(two.link.alive.get(), 2, "it knows at once");
+        one.beat().await;
+        server.stop();
+        server.start_again();
+        one.beat().await;
+        let probing = tokio::task::spawn_local({
+            let one = Rc::clone(&one);
+            async move { one.probe().await }
+        });
+        let place = server.place();
+        let mut connection = place.address.connect(&Arc::new(tls())).await.unwrap();
+        let given_back = one.link.names.of("restored");
+        let count = async |connection: &mut _| -> u64 {
+            redis::cmd("SCARD").arg(&given_back).query_async(connection).await.unwrap()
+        };
+        while count(&mut connection).await == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // Long enough for all that follows, if it did not wait.
+        for _ in 0..20 {
+            assert_eq!(count(&mut connection).await, 1);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(!probing.is_finished() && one.health() == Health::Degraded);
+        two.beat().await;
+        assert_eq!(two.health(), Health::Degraded, "it is another one");
+        two.probe().await.unwrap();
+        probing.await.unwrap().unwrap();
+        assert_eq!(one.health(), Health::Up);
+    });
+}
+
+#[test]
+fn a_keys_json_of_another_team_is_disregarded() {
+    run(|server| async move {
+        let keyed = Keyed::start(&server).await;
+        let record = limited(|_| {});
+        keyed.publish(1, &[&record]).await;
+        let file = keyed.directory.path().join("keys.json");
+        let other = limited(|_| {});
+        let text = json!({ "schema": 1, "revision": 5, "source": "here", "keys": [other] });
+        PendingFile::reserve(&file, 0, Privacy::Private).unwrap().write(text.to_string().as_bytes()).unwrap();
+        keyed.gateway.keys.records.begin_with(Directory::open(&file).unwrap());
+        assert!(keyed.gateway.keys.records.own(&other.id).is_some());
+        assert!(keyed.keys.look_up(&record.id, false).await.unwrap().is_some());
+        assert!(keyed.gateway.keys.records.own(&other.id).is_none());
+        assert!(keyed.keys.look_up(&other.id, true).await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_server_that_was_never_reachable_is_asked_at_intervals() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let connections = Arc::default();
+        let place = answering_many("-LOADING no\r\n".into(), Arc::clone(&connections));
+        let shared = Shared::new(place, tls());
+        shared.begin().await;
+        assert_eq!((shared.health(), shared.said.borrow().as_str()), (Health::Down, "it is still loading its data"));
+        // The first pause is a second.
+        drop(tokio::time::timeout(Duration::from_millis(300), Rc::clone(&shared).keep()).await);
+        assert!(connections.load(Ordering::Relaxed) <= 2);
+        // Nor is one that was lost asked at once.
+        shared.link.state.set(link::State::Lost);
+        let before = connections.load(Ordering::Relaxed);
+        drop(tokio::time::timeout(Duration::from_millis(300), Rc::clone(&shared).keep()).await);
+        assert_eq!(connections.load(Ordering::Relaxed), before);
+    });
+}
+
+#[test]
+fn what_an_emptied_server_says_of_the_counts_is_not_believed() {
+    run(|server| async move {
+        let gateway = server.gateway(OnLoss::Share);
+        gateway.begin().await;
+        for _ in 0..3 {
+            go(&gateway, vec![day(10)]).await;
+        }
+        let mut connection = gateway.link.connection.borrow().clone().unwrap();
+        redis::cmd("FLUSHALL").exec_async(&mut connection).await.unwrap();
+        // Another gateway may have been there first.
+        for epoch in [None, Some("another")] {
+            if let Some(epoch) = epoch {
+                let key = gateway.link.names.epoch();
+                redis::cmd("SET").arg(key).arg(epoch).exec_async(&mut connection).await.unwrap();
+            }
+            let exchange = catch_up::CatchUp { shared: &gateway, connection: connection.clone() }.beat().await;
+            assert_eq!((exchange.unwrap().is_same, gateway.count("d")), (false, Some(3)), "{epoch:?}");
+        }
+        gateway.beat().await;
+        assert_eq!((gateway.health(), gateway.count("d")), (Health::Degraded, Some(3)));
+    });
+}
+
+#[test]
+fn what_a_server_says_while_a_gateway_decides_alone_is_not_believed() {
+    run(|server| async move {
+        let (one, two) = (server.gateway(OnLoss::Share), server.gateway(OnLoss::Share));
+        one.begin().await;
+        two.begin().await;
+        go(&one, vec![day(10)]).await;
+        one.link.lose("a test says so");
+        go(&two, vec![day(10)]).await;
+        assert!(catching_up(&one).await.beat().await.unwrap().is_same);
+        assert_eq!((one.health(), one.count("d")), (Health::Degraded, Some(1)));
+        one.probe().await.unwrap();
+        assert_eq!(one.count("d"), Some(2));
+    });
+}
+
+#[test]
+fn a_script_that_fails_is_not_run_again() {
+    run(|server| async move {
+        let mut connection = server.gateway(OnLoss::Share).link.connect().await.unwrap();
+        let failing = redis::Script::new("redis.call('INCR', KEYS[1]) return redis.error_reply('ERR no')");
+        let mut command = script::command(&failing, 1);
+        command.arg("x");
+        // The server gets it with the first call.
+        for count in 1..=2 {
+            let failed: redis::RedisResult<u64> = script::call(&mut connection, &failing, &command).await;
+            assert!(failed.is_err());
+            let counted: u64 = redis::cmd("GET").arg("x").query_async(&mut connection).await.unwrap();
+            assert_eq!(counted, count);
+        }
     });
 }

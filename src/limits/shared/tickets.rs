@@ -110,3 +110,65 @@ impl Tickets {
         !self.pending.borrow().is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket() -> Ticket {
+        Ticket { limits: Vec::new(), at: 0, held: Vec::new(), by: CountedBy::Gateway(0) }
+    }
+
+    #[test]
+    fn ids_differ_and_a_request_ends_once() {
+        let tickets = Tickets::default();
+        let [one, two] = [(); 2].map(|()| tickets.new_id("0123456789abcdef"));
+        assert_eq!((one.as_str(), two.as_str()), ("0123456789ab-0", "0123456789ab-1"));
+        tickets.begin(&one, ticket());
+        assert!(tickets.take(&two).is_none() && tickets.take(&one).is_some() && tickets.take(&one).is_none());
+    }
+
+    #[test]
+    fn no_more_reports_wait_than_ten_thousand() {
+        let tickets = Tickets::default();
+        assert!(!tickets.has_postponed() && tickets.next_postponed().is_none());
+        for number in 0..=MOST_PENDING {
+            tickets.postpone((number.to_string(), ticket(), Ended::AsEstimated));
+        }
+        assert!(tickets.has_postponed());
+        assert_eq!(std::iter::from_fn(|| tickets.next_postponed()).count(), MOST_PENDING);
+        assert!(!tickets.has_postponed());
+    }
+
+    #[test]
+    fn how_a_request_ended_decides_what_counts() {
+        let spend = Kind::Spend { unit: Unit::Tokens, add: 9, begins: 0, ends: 9 };
+        let of = |kind| (Limit::of_key("ann", "x", kind, 9), Limit { kind, most: 9, name: "x".into(), quota: None });
+        let used = Ended::Used { tokens: 3, cost: 40 };
+        for (ended, undoes_of_key, undoes_of_account) in [
+            (Ended::GivenBack, true, true),
+            (Ended::Moved, true, false),
+            (used, false, false),
+            (Ended::AsEstimated, false, false),
+        ] {
+            for (kind, always) in [
+                (Kind::Window { window: 9 }, false),
+                (Kind::Quota { window: 9 }, false),
+                (Kind::Day { begins: 0, ends: 9 }, false),
+                (Kind::Tokens { window: 9, add: 9 }, true),
+                (Kind::Parallel, true),
+                (spend, true),
+            ] {
+                let (of_key, of_account) = of(kind);
+                assert_eq!((ended.undoes(&of_key), ended.undoes(&of_account)), (undoes_of_key, undoes_of_account));
+                let matters = (ended.matters_to(&of_key), ended.matters_to(&of_account));
+                assert_eq!(matters, (undoes_of_key || always, undoes_of_account || always), "{ended:?} {kind:?}");
+            }
+        }
+        let more = |ended: Ended| (ended.more(Unit::Tokens, 10), ended.more(Unit::Nanodollars, 10));
+        assert_eq!(more(Ended::GivenBack), (-10, -10));
+        assert_eq!(more(Ended::Moved), (-10, -10));
+        assert_eq!(more(Ended::AsEstimated), (0, 0));
+        assert_eq!(more(used), (-7, 30));
+    }
+}

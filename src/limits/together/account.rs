@@ -110,3 +110,71 @@ pub(crate) fn since_epoch(time: SystemTime) -> u64 {
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Zone;
+    use crate::providers::Limits;
+    use crate::providers::error::Cause;
+
+    const DAY: u64 = 86_400_000;
+
+    fn rule(waits: bool, day_refuses: bool) -> Rule {
+        let (per_window, burst, per_day) = (Some(60), Some(15), Some(900));
+        let window = Duration::from_secs(60);
+        Rule { per_window, burst, window, per_day, day_refuses, zone: Zone::utc(), waits }
+    }
+
+    fn told(account: &SharedAccount, at: u64) -> Vec<(String, Kind, u64)> {
+        account.limits(at).iter().map(|limit| (limit.name.to_string(), limit.kind, limit.most)).collect()
+    }
+
+    #[test]
+    fn an_account_has_the_limits_of_its_rule_and_each_day_a_counter_of_its_own() {
+        let account = SharedAccount::new("a".into(), rule(true, true), Vec::new());
+        let day = |number: u64| {
+            let kind = Kind::Day { begins: number * DAY, ends: (number + 1) * DAY };
+            (format!("day:a/{number}"), kind, 900)
+        };
+        let windows = || {
+            let window = |name: &str, window, most| (name.to_owned(), Kind::Window { window }, most);
+            vec![window("window:a", 61_700, 60), window("burst:a", 15_800, 15)]
+        };
+        for (at, number) in [(20_000 * DAY, 20_000), (20_001 * DAY - 1, 20_000), (20_001 * DAY, 20_001), (5, 0)] {
+            assert_eq!(told(&account, at), [windows(), vec![day(number)]].concat(), "{at}");
+        }
+        // A burst of as many as the window allows says nothing more.
+        let same = Rule { burst: Some(60), ..rule(true, true) };
+        assert_eq!(told(&SharedAccount::new("a".into(), same, Vec::new()), 5).len(), 2);
+        // Nothing waits, and the day is only counted.
+        let counted = told(&SharedAccount::new("a".into(), rule(false, false), Vec::new()), 5);
+        assert_eq!(counted, [(day(0).0, day(0).1, UNLIMITED)]);
+    }
+
+    #[test]
+    fn quotas_of_an_account_are_rolling_or_end_when_the_provider_says() {
+        let mut limits = Limits::default();
+        (limits.requests_per_5h, limits.requests_per_week) = (Some(50), Some(70));
+        limits.week_resets = Some("Mon 00:00 UTC".into());
+        let none = |waits: bool| Rule { per_window: None, burst: None, per_day: None, ..rule(waits, true) };
+        let account = |waits: bool| SharedAccount::new("a".into(), none(waits), Quota::of(&limits));
+        // 1970-01-05 was a Monday.
+        let (begins, ends) = (4 * DAY, 11 * DAY);
+        let rolling = ("quota:5h:a".to_owned(), Kind::Quota { window: 18_360_500 });
+        let week = (format!("quota:week:a/{}", ends / 1000), Kind::Day { begins, ends });
+        for at in [begins, ends - 1] {
+            let limits = account(true).limits(at);
+            assert_eq!(limits[0].quota, Some(Cause::FiveHours));
+            assert_eq!(limits[1].quota, Some(Cause::Week));
+            assert_eq!((limits[0].most, limits[1].most), (50, 70));
+            let limits = limits.iter().map(|limit| (limit.name.to_string(), limit.kind)).collect::<Vec<_>>();
+            assert_eq!(limits, [rolling.clone(), week.clone()]);
+        }
+        assert!(account(false).limits(begins).iter().all(|limit| limit.most == UNLIMITED));
+        // The week ends while the account is known.
+        let account = account(true);
+        assert_eq!(&*account.limits(ends - 1)[1].name, week.0);
+        assert_eq!(account.limits(ends)[1].kind, Kind::Day { begins: ends, ends: ends + 7 * DAY });
+    }
+}

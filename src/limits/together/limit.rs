@@ -76,3 +76,22 @@ pub(crate) fn amount(unit: Unit, tokens: u64, cost: u64) -> u64 {
         Unit::Nanodollars => cost,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_are_cut_into_slices_of_a_millisecond_at_least() {
+        assert_eq!((slice(61_700), slice(120), slice(59), slice(0)), (1028, 2, 1, 1));
+        assert_eq!((quota_slice(12_800), quota_slice(12_801), quota_slice(0)), (100, 101, 1));
+    }
+
+    #[test]
+    fn a_limit_of_a_key_has_its_name_and_counts_in_its_unit() {
+        let limit = Limit::of_key("ann", "window", Kind::Parallel, 7);
+        assert_eq!((&*limit.name, limit.most, limit.quota, limit.is_of_key()), ("key:ann:window", 7, None, true));
+        assert!(!Limit { name: "window:ann".into(), ..limit }.is_of_key());
+        assert_eq!((amount(Unit::Tokens, 3, 4), amount(Unit::Nanodollars, 3, 4)), (3, 4));
+    }
+}

@@ -174,3 +174,16 @@ pub(crate) struct Looked {
     #[serde(default)]
     pub(crate) silent: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_configuration_and_of_readiness() {
+        let words = ["share", "refuse", "open", "", "Share"].map(OnLoss::parse);
+        assert_eq!(words, [Some(OnLoss::Share), Some(OnLoss::Refuse), Some(OnLoss::Open), None, None]);
+        let names = [Health::Up, Health::Degraded, Health::Down].map(Health::name);
+        assert_eq!(names, ["up", "degraded", "unreachable"]);
+    }
+}
