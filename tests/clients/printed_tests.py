@@ -86,12 +86,13 @@ def cline(machine):
 
 
 def beside_a_gateway(machine, tool, arguments, *path):
-    """A gateway at a fixed address, as the last line says to start it; its key is in a file and in no text."""
-    file, start = pasted(machine, tool, "--gateway=127.0.0.1:0")
-    said = machine.qwenauth("setup", tool, "--print", "--gateway=127.0.0.1:0").stderr
-    gateway = machine.start(*shlex.split(re.search(r"start the gateway with `(.+)`", said)[1]))
+    """A gateway at a fixed address, as the last line says to start it, but for the port; its key is in a file and in no text."""
+    file, start = pasted(machine, tool, "--gateway=127.0.0.1:7936")
+    said = machine.qwenauth("setup", tool, "--print", "--gateway=127.0.0.1:7936").stderr
+    line = re.search(r"start the gateway with `(.+)`", said)[1]
+    gateway = machine.start(*shlex.split(line.replace("--listen 127.0.0.1:7936", "--listen 127.0.0.1:0")))
     gateway.wait_for(lambda: gateway.stdout.count("\n") >= 1, "said its address")
-    file.write_text(file.read_text().replace("http://127.0.0.1:0/v1", gateway.stdout.split()[0]))
+    file.write_text(file.read_text().replace("http://127.0.0.1:7936/v1", gateway.stdout.split()[0]))
     assert_answers(machine, f"{start} {arguments}", *path)
     token = machine.credential()["access_token"]
     assert token not in start + file.read_text()
