@@ -5,9 +5,12 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
 use toml::{Table, Value};
 
 type Error = Box<dyn std::error::Error>;
@@ -25,8 +28,8 @@ fn main() -> Result<(), Error> {
     write_messages()
 }
 
-/// Writes English, Chinese and Russian of each message in turn, each with a `\0` behind it: one text instead of thousands of
-/// slices, whose addresses the loader would have to write at every start.
+/// Writes English, Chinese and Russian of each message in turn, each with a `\0` behind it, compressed: most processes speak
+/// English and need none of them.
 fn write_messages() -> Result<(), Error> {
     println!("cargo::rerun-if-changed=src/say/messages.toml");
     let data: Table = fs::read_to_string("src/say/messages.toml")?.parse()?;
@@ -38,7 +41,10 @@ fn write_messages() -> Result<(), Error> {
             texts.push('\0');
         }
     }
-    Ok(fs::write(Path::new(&std::env::var("OUT_DIR")?).join("messages"), texts)?)
+    let file = fs::File::create(Path::new(&std::env::var("OUT_DIR")?).join("messages"))?;
+    let mut packed = DeflateEncoder::new(file, Compression::best());
+    packed.write_all(texts.as_bytes())?;
+    Ok(packed.finish()?.flush()?)
 }
 
 /// What `--version -v` says.

@@ -4,11 +4,15 @@
 //! Rule: messages are made in English. Where a person's screen shows one, the table of English format strings translates
 //! it, and what has no row stays English. The values in a message are carried over unchanged unless they are messages too.
 
+use std::io::Read;
 use std::iter;
 use std::sync::OnceLock;
 
-/// The rows of messages.toml: the English format string as it is in the source, in Chinese, in Russian, each ended by `\0`.
-const MESSAGES: &str = include_str!(concat!(env!("OUT_DIR"), "/messages"));
+use flate2::read::DeflateDecoder;
+
+/// The rows of messages.toml: the English format string as it is in the source, in Chinese, in Russian, each ended by `\0`;
+/// compressed (RFC 1951).
+const MESSAGES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/messages"));
 
 /// Units of time in English, in Chinese, in Russian.
 const UNITS: [(&str, &str, &str); 4] = [("s", "秒", "с"), ("min", "分钟", "мин"), ("h", "小时", "ч"), ("d", "天", "д")];
@@ -102,16 +106,23 @@ enum Piece {
 fn rows(language: Language) -> &'static [Row] {
     static CHINESE: OnceLock<Vec<Row>> = OnceLock::new();
     static RUSSIAN: OnceLock<Vec<Row>> = OnceLock::new();
-    let split = |column| move || messages().map(|row| Row::new(row[0], row[column])).collect();
+    let split = |column| move || messages(&unpacked()).map(|row| Row::new(row[0], row[column])).collect();
     match language {
         Language::Chinese => CHINESE.get_or_init(split(1)),
         _ => RUSSIAN.get_or_init(split(2)),
     }
 }
 
+fn unpacked() -> String {
+    let mut texts = String::new();
+    // Without rows, which a damaged program has, everything is English.
+    let _ = DeflateDecoder::new(MESSAGES).read_to_string(&mut texts);
+    texts
+}
+
 /// English, Chinese and Russian of each message.
-fn messages() -> impl Iterator<Item = [&'static str; 3]> {
-    let mut texts = MESSAGES.split_terminator('\0');
+fn messages(texts: &str) -> impl Iterator<Item = [&str; 3]> {
+    let mut texts = texts.split_terminator('\0');
     iter::from_fn(move || Some([texts.next()?, texts.next()?, texts.next()?]))
 }
 
