@@ -180,7 +180,14 @@ def install_script_refuses(packages):
 def install_script_interrupted(packages):
     """Interrupted while it downloads: nothing is left."""
     name = f"{ARCHIVE}.tar.gz"
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def like_a_terminal():
+        # A shell cannot catch what was ignored when it began, as under `nohup`.
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in numbers:
         with Root() as root:
             arrived, go_on = threading.Event(), threading.Event()
 
@@ -192,7 +199,9 @@ def install_script_interrupted(packages):
             with Server({f"/{name}": wait}) as server:
                 environment = tools(root, "curl")
                 command = ["sh", "-c", script(packages), "install.sh", "--from", server.url]
-                process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True)
+                process = subprocess.Popen(
+                    command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=like_a_terminal
+                )
                 try:
                     assert arrived.wait(60), "nothing was downloaded"
                     # As the keyboard does: to the whole group.
