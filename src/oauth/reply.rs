@@ -84,8 +84,8 @@ pub(crate) fn read(reply: &Reply) -> TokenReply {
 /// The fields of a grant (RFC 6749 §5.1).
 const GRANT: [&str; 4] = ["access_token", "refresh_token", "token_type", "expires_in"];
 
-/// The tokens of a reply. A number counts as a text. Only a missing access token is an error: an unusual field next to it must not lose what the
-/// old refresh token was exchanged for.
+/// The tokens of a reply. A number counts as a text. Only a missing access token is an error: an unusual field next to it
+/// must not lose what the old refresh token was exchanged for.
 fn granted(fields: &Fields) -> Option<TokenReply> {
     let access_token = fields.secret("access_token")?;
     if !is_sendable(&access_token) {

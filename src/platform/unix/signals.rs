@@ -191,8 +191,8 @@ fn is_closed(stream: c_int) -> bool {
     unsafe { fcntl(stream, F_GETFD) == -1 }
 }
 
-/// Notes whether SIGPIPE and SIGCHLD are ignored and stdout is closed, and lets the program survive SIGXFSZ. Called before Rust's runtime, which
-/// ignores SIGPIPE; where the program starts without that runtime (main.rs), does what is needed of it.
+/// Notes whether SIGPIPE and SIGCHLD are ignored and stdout is closed, and lets the program survive SIGXFSZ. Called before
+/// Rust's runtime, which ignores SIGPIPE; where the program starts without that runtime (main.rs), does what is needed of it.
 pub extern "C" fn before_main() {
     PIPE_IGNORED.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
     // While it is ignored, nobody learns how a child ended.
