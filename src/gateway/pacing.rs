@@ -132,7 +132,7 @@ impl Pacing {
             return self.shared_turn(shared, account, counted).await;
         }
         let slot = self.take().await;
-        let count = |step| Some(Counted::Step { step, day: self.day().number() });
+        let count = |step| Some(Counted::Step { step, day: self.windows.rate.borrow().counted_day() });
         let (wait, step_length) = match slot {
             Slot::Now { step } => {
                 *counted = count(step);

@@ -47,8 +47,10 @@ pub(crate) struct Grant {
     pub(crate) key: Rc<KeyRecord>,
     /// The place, by the clock of the engine, in nanoseconds.
     pub(crate) at: u64,
-    /// The day it is counted for, by the clock of the engine.
+    /// The key's day it is counted for, by the clock of the engine.
     pub(crate) day: i32,
+    /// The provider's day it is counted for in the windows of the account, where the engine needs to know it.
+    pub(crate) account_day: i32,
     /// [`KeyRecord::spending_period`], where there is a budget.
     pub(crate) period: Option<String>,
     pub(crate) tokens: u64,

@@ -158,7 +158,7 @@ impl Files {
             if let Err(error) = file.write(&standing) {
                 drop(lock);
                 if let Some(rate) = &mut rate {
-                    rate.give_back_at(grant.at);
+                    rate.give_back_at(grant.at, grant.account_day);
                 }
                 return unavailable(&error);
             }
@@ -174,7 +174,7 @@ impl Files {
     /// The request was never sent.
     pub(super) fn give_back(&self, grant: &Grant, account: Option<&RefCell<Rate>>) {
         if let Some(rate) = account {
-            rate.borrow_mut().give_back_at(grant.at);
+            rate.borrow_mut().give_back_at(grant.at, grant.account_day);
         }
         self.finish(grant, None);
     }
@@ -333,11 +333,12 @@ fn place(
         return refused(reason, standing.left());
     }
     let mut step_ends = standing.requests.step_ends(at).min(standing.tokens.step_ends(at));
+    let mut account_day = 0;
     if let Some(account) = &mut account {
-        account.count_at(at);
+        account_day = account.count_at(at);
         step_ends = step_ends.min(account.step_ends(at));
     }
-    let grant = count_at(standing, key, demand, (at, count, cost), now);
+    let grant = Grant { account_day, ..count_at(standing, key, demand, (at, count, cost), now) };
     let spread = if wait.is_zero() { Duration::ZERO } else { Duration::from_nanos(step_ends.saturating_sub(at)) };
     Step::Decided(Decision::Go { wait, spread, grant, left: standing.left() })
 }
@@ -432,6 +433,7 @@ fn count_at(
         key: Rc::clone(key),
         at,
         day,
+        account_day: 0,
         period: key.spending_period(now),
         tokens: tokens.into(),
         repeats: demand.repeats,
@@ -566,6 +568,20 @@ mod tests {
         let left = files.left(&key);
         assert_eq!((left.requests_of_day, left.requests_of_minute, left.tokens_of_minute), (0, 0, 0));
         drop(granted(&files, &demand(&key, 0, 0), None));
+    }
+
+    #[test]
+    fn a_request_of_the_account_is_given_back_to_the_day_for_which_it_was_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, key) = engine(directory.path(), |_| {});
+        let account = account(directory.path(), 10, 60);
+        let now = SystemTime::now();
+        let next = account.borrow_mut().day(now).ends;
+        let grant = granted(&files, &demand(&key, 0, 0), Some(&account));
+        assert_eq!(grant.account_day, account.borrow_mut().day(now).number());
+        drop(account.borrow_mut().take(next, false));
+        files.give_back(&grant, Some(&account));
+        assert_eq!([now, next].map(|day| account.borrow_mut().count_of_day(day)), [0, 1]);
     }
 
     /// The windows of an account that this directory counts.

@@ -79,17 +79,22 @@ impl Rate {
         self.today
     }
 
+    /// The number of the day for which the last slot was counted.
+    pub(crate) fn counted_day(&self) -> i32 {
+        self.today.number()
+    }
+
     /// Requests a slot. `alone`: without the file, because it was busy for too long.
     pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Reservation {
         let day = self.day(now);
         let step = self.step();
-        if self.lease.left > 0 && self.lease.step == step {
+        if self.lease.left > 0 && self.lease.step == step && self.lease.day == day.number() {
             self.lease.left -= 1;
             return Reservation::Decided(Slot::Now { step });
         }
         let lease = std::mem::take(&mut self.lease);
         let taken = self.counters.change(alone, |record| {
-            record.give_back(lease.step, lease.left, day.number());
+            record.give_back(lease.step, lease.left, lease.day);
             record.take(&self.rule, step, &day, &lease)
         });
         let Some((turn, next)) = taken else {
@@ -117,8 +122,8 @@ impl Rate {
     }
 
     /// The same by the monotonic clock, in nanoseconds.
-    pub(super) fn give_back_at(&mut self, time: u64) {
-        self.give_back(time / self.counters.record.step_length, self.today.number());
+    pub(super) fn give_back_at(&mut self, time: u64, day: i32) {
+        self.give_back(time / self.counters.record.step_length, day);
     }
 
     /// Reads the account's record and counts in it, while the caller does the same for a key. `alone`: without the
@@ -132,7 +137,7 @@ impl Rate {
         let (day, step) = (self.day(now), self.step());
         let lease = std::mem::take(&mut self.lease);
         let looked = self.counters.change(alone, |record| {
-            record.give_back(lease.step, lease.left, day.number());
+            record.give_back(lease.step, lease.left, lease.day);
             record.advance(step);
             look(Account { record, rule: &self.rule, day })
         });
@@ -151,7 +156,7 @@ impl Rate {
     /// Requests on this day by all processes.
     pub(crate) fn count_of_day(&mut self, now: SystemTime) -> u32 {
         let number = self.day(now).number();
-        let unused = self.lease.left;
+        let unused = if self.lease.day == number { self.lease.left } else { 0 };
         self.counters.change(false, |record| record.day(number).count).unwrap_or_default().saturating_sub(unused)
     }
 
@@ -215,8 +220,11 @@ impl Account<'_> {
         self.record.earliest(self.rule, clock, from, 1)
     }
 
-    pub(super) fn count_at(&mut self, time: u64) {
-        self.record.count_at(time, 1, 1, self.day.number());
+    /// Returns the number of the day for which it is counted.
+    pub(super) fn count_at(&mut self, time: u64) -> i32 {
+        let day = self.day.number();
+        self.record.count_at(time, 1, 1, day);
+        day
     }
 
     pub(super) fn step_ends(&self, time: u64) -> u64 {
@@ -397,6 +405,30 @@ mod tests {
         rate.lease.step = 0;
         assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now { .. })));
         assert_ne!(rate.lease.step, 0);
+    }
+
+    #[test]
+    fn what_a_process_has_reserved_is_of_the_day_for_which_it_was_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        // Steps of a minute, and room for many leases.
+        let rule = Rule { per_window: Some(1_000_000), window: Duration::from_secs(7200), ..rule() };
+        let mut rate = Rate::open(directory.path(), "p", "key", rule);
+        let now = SystemTime::now();
+        let next = rate.day(now).ends;
+        for on_next in [false, true] {
+            (0..50).for_each(|_| drop(rate.take(now, false)));
+            assert!(rate.lease.left > 0 && rate.counted_day() == rate.day(now).number());
+            let counted = (rate.count_of_day(now), rate.count_of_day(next));
+            if on_next {
+                let _ = rate.together(next, false, |_| ());
+                assert_eq!((rate.count_of_day(now), rate.count_of_day(next)), counted);
+            } else {
+                drop(rate.take(next, false));
+                assert_eq!(rate.counted_day(), rate.day(next).number());
+                assert_eq!((rate.count_of_day(now), rate.count_of_day(next)), (counted.0, counted.1 + 1));
+            }
+        }
+        assert_eq!((rate.count_of_day(now), rate.count_of_day(next)), (100, 1));
     }
 
     #[test]

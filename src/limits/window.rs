@@ -85,6 +85,8 @@ pub(super) struct WindowRecord {
 #[derive(Default)]
 pub(super) struct Lease {
     pub(super) step: u64,
+    /// The number of the day for which they are counted.
+    pub(super) day: i32,
     pub(super) left: u32,
     pub(super) size: u32,
 }
@@ -214,7 +216,7 @@ impl WindowRecord {
         let today = self.day(day.number());
         today.count = today.count.saturating_add(size);
         if place == step {
-            return (Slot::Now { step }, Lease { step, left: size - 1, size });
+            return (Slot::Now { step }, Lease { step, day: day.number(), left: size - 1, size });
         }
         let begins = Duration::from_nanos(place.saturating_mul(self.step_length));
         let turn = Slot::Later {

@@ -201,6 +201,7 @@ impl SharedKeys {
             key: Rc::clone(&limits.key),
             at: 0,
             day: 0,
+            account_day: 0,
             period: None,
             tokens: limits.wanted.tokens,
             repeats: limits.wanted.repeats,
