@@ -186,11 +186,19 @@ impl Files {
 
     /// `used`: `None` if the request was never sent.
     fn finish(&self, grant: &Grant, used: Option<Used>) {
-        if let Some(held) = self.held.borrow_mut().get_mut(&grant.key.id) {
-            held.retain(|id| *id != grant.id);
-        }
+        self.release(grant);
         if !self.record(&grant.key, Some((grant, used))) {
             self.late.borrow_mut().entry(grant.key.id.clone()).or_default().push(Ended { grant: grant.clone(), used });
+        }
+    }
+
+    /// The reservation is no longer extended.
+    fn release(&self, grant: &Grant) {
+        let mut held = self.held.borrow_mut();
+        let Some(ids) = held.get_mut(&grant.key.id) else { return };
+        ids.retain(|id| *id != grant.id);
+        if ids.is_empty() {
+            held.remove(&grant.key.id);
         }
     }
 
@@ -253,7 +261,7 @@ impl Files {
         }
         self.extended.set(Instant::now());
         let held = self.held.borrow().clone();
-        for (id, ids) in held.iter().filter(|(_, ids)| !ids.is_empty()) {
+        for (id, ids) in &held {
             let (Some(key), Ok(file)) = (self.look_up(id), self.file(id)) else { continue };
             let Ok(Some(_lock)) = file.lock() else { continue };
             let mut standing = file.read(&key, SystemTime::now());
@@ -660,6 +668,7 @@ mod tests {
         files.tend();
         // A single wait for the file would take longer than all of them.
         assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(files.held.borrow().is_empty(), "nothing is kept of a key that has no request");
         drop(held);
         drop(granted(&files, &demand(&key, 0, 0), None));
         let counts = |left: Left| (left.spent, left.parallel, left.requests_of_day, left.tokens_of_day);
