@@ -10,7 +10,7 @@ use jiff::{Timestamp, ToSpan};
 use crate::error::{Failed, Failure};
 
 /// The hour at which days start, and its time zone: `00:00 Asia/Shanghai`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Zone {
     begins: Time,
     zone: TimeZone,
@@ -109,23 +109,42 @@ fn built_in(zone: &str) -> Option<TimeZone> {
     TimeZone::posix(rule).ok()
 }
 
-/// When the week of `now` ends. `text` as in `week_resets`: `Mon 00:00 Asia/Shanghai`.
+/// When a provider's week starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Week {
+    /// Days after Monday.
+    day: i64,
+    zone: Zone,
+}
+
+impl Week {
+    /// `text` as in `week_resets`: `Mon 00:00 Asia/Shanghai`.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let read = || {
+            let (day, rest) = text.split_once(' ').ok_or(Unread::Form)?;
+            let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+            let day = (0..).zip(days).find(|(_, known)| day.eq_ignore_ascii_case(known)).ok_or(Unread::Form)?.0;
+            Ok(Self { day, zone: Zone::read(rest, jiff::tz::db())? })
+        };
+        read().map_err(|unread: Unread| {
+            let wrong = format!("`week_resets = \"{text}\"` is not a day, a time and a zone");
+            let wrong = Failed::new(Failure::Other, wrong).hint("write it like `Mon 00:00 Asia/Shanghai`");
+            unread.failed(text, "week_resets", wrong).into()
+        })
+    }
+
+    /// When the week of `now` ends.
+    pub(super) fn end(&self, now: SystemTime) -> SystemTime {
+        let today = self.zone.day_of(now).date;
+        let passed = (i64::from(today.weekday().to_monday_zero_offset()) - self.day).rem_euclid(7);
+        let next = today.checked_add((7 - passed).days()).ok();
+        next.and_then(|next| self.zone.at(next)).unwrap_or(now)
+    }
+}
+
+/// When the week of `now` ends. `text` as in `week_resets`.
 pub(crate) fn week_end(text: &str, now: SystemTime) -> Result<SystemTime> {
-    let read = || {
-        let (day, rest) = text.split_once(' ').ok_or(Unread::Form)?;
-        let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-        let day = (0..).zip(days).find(|(_, known)| day.eq_ignore_ascii_case(known)).ok_or(Unread::Form)?.0;
-        Ok((day, Zone::read(rest, jiff::tz::db())?))
-    };
-    let (day, zone): (i64, Zone) = read().map_err(|unread: Unread| {
-        let wrong = format!("`week_resets = \"{text}\"` is not a day, a time and a zone");
-        let wrong = Failed::new(Failure::Other, wrong).hint("write it like `Mon 00:00 Asia/Shanghai`");
-        unread.failed(text, "week_resets", wrong)
-    })?;
-    let today = zone.day_of(now).date;
-    let passed = (i64::from(today.weekday().to_monday_zero_offset()) - day).rem_euclid(7);
-    let next = today.checked_add((7 - passed).days())?;
-    Ok(zone.at(next).unwrap_or(now))
+    Ok(Week::parse(text)?.end(now))
 }
 
 impl Day {

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use super::busy::{Late, insist};
-use super::day::week_end;
+use super::day::Week;
 use super::local::{ALONE, file_name};
 use crate::error::Trouble;
 use crate::paths::StateDirectory;
@@ -42,8 +42,8 @@ const WEEK: u64 = 7 * 24 * HOUR;
 pub(crate) struct Quota {
     pub(crate) cause: Cause,
     pub(crate) most: u32,
-    /// `Mon 00:00 Asia/Shanghai`: when the window starts again. `None`: it is rolling.
-    resets: Option<String>,
+    /// When the window starts again. `None`: it is rolling.
+    resets: Option<Week>,
 }
 
 /// A quota that has no slot left.
@@ -78,14 +78,14 @@ pub(crate) struct Quotas {
 impl Quota {
     /// The limits that the user configured for a provider.
     pub(crate) fn of(limits: &Limits) -> Vec<Self> {
-        let figures = [
-            (Cause::FiveHours, limits.requests_per_5h, None),
-            (Cause::Week, limits.requests_per_week, limits.week_resets.clone()),
-            (Cause::Month, limits.requests_per_month, None),
+        let week = || limits.week_resets.as_deref().and_then(|text| Week::parse(text).ok());
+        let quota = |cause, most: Option<u32>, resets| Some(Self { cause, most: most?, resets });
+        let quotas = [
+            quota(Cause::FiveHours, limits.requests_per_5h, None),
+            quota(Cause::Week, limits.requests_per_week, week()),
+            quota(Cause::Month, limits.requests_per_month, None),
         ];
-        let quota =
-            |(cause, most, resets): (Cause, Option<u32>, Option<String>)| Some(Self { cause, most: most?, resets });
-        figures.into_iter().filter_map(quota).collect()
+        quotas.into_iter().flatten().collect()
     }
 
     /// Tells it from the others of an account.
@@ -128,7 +128,7 @@ impl Quota {
 
     /// When it starts again, if it is not rolling.
     fn end(&self, now: SystemTime) -> Option<SystemTime> {
-        week_end(self.resets.as_deref()?, now).ok()
+        Some(self.resets.as_ref()?.end(now))
     }
 }
 
@@ -152,14 +152,14 @@ impl Quotas {
 
     /// Requests a slot in every quota. `alone`: without the file, because it was busy for too long.
     pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Place {
-        let (quotas, refuses) = (self.figures.clone(), self.refuses);
-        let taken = self.change(alone, |record| {
+        let refuses = self.refuses;
+        let taken = self.change(alone, |record, quotas| {
             let used_up =
                 quotas.iter().filter_map(|quota| record.used_up(quota, now)).max_by_key(|used_up| used_up.ends);
             if let Some(used_up) = used_up.filter(|_| refuses) {
                 return Place::UsedUp(used_up);
             }
-            for quota in &quotas {
+            for quota in quotas {
                 record.add(quota, now);
             }
             Place::Taken
@@ -169,9 +169,7 @@ impl Quotas {
 
     /// Releases the slot of a request that was not sent. `taken`: when it was taken.
     pub(crate) fn give_back(&mut self, taken: SystemTime) {
-        let quotas = self.figures.clone();
-        let given = self.change(false, |record| quotas.iter().for_each(|quota| record.give_back(quota, taken)));
-        if given.is_none() {
+        if self.change(false, |record, quotas| record.give_back_all(quotas, taken)).is_none() {
             self.late.keep(taken, &self.path);
         }
     }
@@ -179,25 +177,24 @@ impl Quotas {
     /// Releases the slots that could not be released while another process held the file.
     pub(crate) fn catch_up(&mut self) {
         if !self.late.is_empty() {
-            self.change(false, |_| ());
+            self.change(false, |_, _| ());
         }
     }
 
     /// Applies `change` to the record under the lock. Returns `None` if another process holds the lock.
-    fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut Record) -> T) -> Option<T> {
-        let Some(file) = self.file.as_ref().filter(|_| !alone) else { return Some(change(&mut self.own)) };
+    fn change<T>(&mut self, alone: bool, change: impl FnOnce(&mut Record, &[Quota]) -> T) -> Option<T> {
+        let quotas = &self.figures;
+        let Some(file) = self.file.as_ref().filter(|_| !alone) else { return Some(change(&mut self.own, quotas)) };
         let lock = match TryLock::take(file) {
             Ok(lock) => lock?,
             Err(error) => {
                 self.trouble.note(&format!("{ALONE}: cannot lock `{}`: {error}", self.path.display()));
-                return Some(change(&mut self.own));
+                return Some(change(&mut self.own, quotas));
             }
         };
         let mut record = Record::read(file);
-        for taken in self.late.take() {
-            self.figures.iter().for_each(|quota| record.give_back(quota, taken));
-        }
-        let outcome = change(&mut record);
+        self.late.take().into_iter().for_each(|taken| record.give_back_all(quotas, taken));
+        let outcome = change(&mut record, quotas);
         let written = disk::write_all_at(file, &record.to_bytes(), 0);
         drop(lock);
         match written {
@@ -210,7 +207,7 @@ impl Quotas {
 
 impl Drop for Quotas {
     fn drop(&mut self) {
-        if !self.late.is_empty() && insist(|| self.change(false, |_| ())).is_none() {
+        if !self.late.is_empty() && insist(|| self.change(false, |_, _| ())).is_none() {
             log::warn!("`{}` is held by another process", self.path.display());
         }
     }
@@ -305,6 +302,10 @@ impl Record {
         *newest = newest.saturating_add(1);
     }
 
+    fn give_back_all(&mut self, quotas: &[Quota], taken: SystemTime) {
+        quotas.iter().for_each(|quota| self.give_back(quota, taken));
+    }
+
     /// Takes one from the step of `taken`, if that still counts.
     fn give_back(&mut self, quota: &Quota, taken: SystemTime) {
         let counts = &mut self.0[quota.slot()];
@@ -357,6 +358,10 @@ mod tests {
         Quota { cause, most, resets: None }
     }
 
+    fn week(resets: &str, most: u32) -> Quota {
+        Quota { resets: Some(Week::parse(resets).unwrap()), ..quota(Cause::Week, most) }
+    }
+
     fn open(state: &Path, quotas: &[Quota]) -> Quotas {
         Quotas::open(state, "p", "account", quotas.to_vec(), true)
     }
@@ -376,14 +381,14 @@ mod tests {
         assert_eq!(lengths, [5 * 3600, 7 * 86400, 31 * 86400]);
         let names = [Cause::FiveHours, Cause::Week, Cause::Month].map(|cause| quota(cause, 1).name());
         assert_eq!(names, ["5h", "week", "month"]);
-        let of_the_calendar = Quota { resets: Some("Mon 00:00 UTC".into()), ..quota(Cause::Week, 1) };
+        let of_the_calendar = week("Mon 00:00 UTC", 1);
         let time = |text: &str| SystemTime::from(text.parse::<jiff::Timestamp>().unwrap());
         for now in ["2026-11-23T00:00:00Z", "2026-11-25T10:00:00Z", "2026-11-29T23:59:59Z"] {
             let week = (time("2026-11-23T00:00:00Z"), time("2026-11-30T00:00:00Z"));
             assert_eq!(of_the_calendar.period(time(now)), Some(week), "{now}");
         }
         // A week with the hour that daylight saving time takes, and one with the hour that it gives back.
-        let there = Quota { resets: Some("Mon 00:00 America/Los_Angeles".into()), ..quota(Cause::Week, 1) };
+        let there = week("Mon 00:00 America/Los_Angeles", 1);
         for (begins, ends) in
             [("2026-03-02T08:00:00Z", "2026-03-09T07:00:00Z"), ("2026-10-26T07:00:00Z", "2026-11-02T08:00:00Z")]
         {
@@ -477,11 +482,9 @@ mod tests {
     #[test]
     fn a_week_begins_anew_when_the_provider_says_so() {
         let directory = tempfile::tempdir().unwrap();
-        let mut quotas = open(
-            directory.path(),
-            &[Quota { resets: Some("Mon 00:00 Asia/Shanghai".into()), ..quota(Cause::Week, 2) }],
-        );
-        let end = week_end("Mon 00:00 Asia/Shanghai", at(0)).unwrap();
+        let week = week("Mon 00:00 Asia/Shanghai", 2);
+        let mut quotas = open(directory.path(), std::slice::from_ref(&week));
+        let end = week.end(at(0)).unwrap();
         assert_eq!(taken(&mut quotas, end - Duration::from_secs(2), 3), 2);
         let used_up = UsedUp { cause: Cause::Week, ends: end };
         assert_eq!(quotas.take(end - Duration::from_secs(1), false), Place::UsedUp(used_up));
@@ -530,7 +533,7 @@ mod tests {
     fn a_place_is_given_back_to_the_step_in_which_it_was_taken() {
         let directory = tempfile::tempdir().unwrap();
         let rolling = quota(Cause::FiveHours, 9);
-        let week = Quota { resets: Some("Mon 00:00 UTC".into()), ..quota(Cause::Week, 9) };
+        let week = week("Mon 00:00 UTC", 9);
         let mut quotas = open(directory.path(), &[rolling.clone(), week.clone()]);
         let before = SystemTime::from("2026-11-29T23:59:59Z".parse::<jiff::Timestamp>().unwrap());
         let after = before + Duration::from_secs(300);
