@@ -20,8 +20,7 @@ use serde_json::{Value, json};
 use crate::environment::variable;
 use crate::error::{Trouble, note};
 use crate::paths::StateDirectory;
-use crate::platform::files::{self, Privacy};
-use crate::platform::{disk, processes};
+use crate::platform::{disk, files, processes};
 use crate::sha256::short_sha256;
 use crate::usage::Event;
 
@@ -57,7 +56,7 @@ impl Hooks {
     pub(crate) fn new(commands: Commands, state: &Path) -> Self {
         let directory = StateDirectory::Events.below(state);
         if !commands.is_empty() {
-            remove_old(&directory);
+            files::remove_older(&directory, KEPT);
         }
         let troubles = commands.keys().map(|name| (name.clone(), Arc::default())).collect();
         Self { commands, directory, running: Vec::new(), troubles }
@@ -149,18 +148,6 @@ fn run(command: &[String], withheld: &BTreeSet<OsString>, input: &str, stopped: 
             group.kill();
             group.child.wait()?;
             anyhow::bail!("it was stopped after {} s", if is_stopped { GRACE } else { TIMEOUT }.as_secs());
-        }
-    }
-}
-
-fn remove_old(directory: &Path) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
-    for entry in entries.flatten() {
-        let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|at| at.elapsed().ok());
-        if age.is_some_and(|age| age > KEPT)
-            && let Err(error) = files::remove(&entry.path(), Privacy::Private)
-        {
-            log::warn!("cannot remove an old marker: {error:#}");
         }
     }
 }

@@ -38,6 +38,9 @@ const KEPT: u64 = 3600;
 /// are in flight anyway when a limit is reached. A look costs a thirtieth of a request.
 const UNSEEN: Duration = Duration::from_millis(10);
 
+/// The file of an account that reached no limit for this long is removed: longer than the longest limit lasts.
+const FILE_KEPT: Duration = Duration::from_secs(400 * 86400);
+
 /// Bytes of the file.
 const MAX_FILE_SIZE: u64 = 256 * 1024;
 
@@ -246,6 +249,9 @@ impl Memory {
     fn change<T>(&mut self, change: impl FnOnce(&mut Vec<Exhausted>) -> T) -> Option<T> {
         let open = || -> Result<File> {
             files::make_directory(&self.directory)?;
+            if !self.path.exists() {
+                files::remove_older(&self.directory, FILE_KEPT);
+            }
             files::open_private(&self.path)
         };
         let file = match open() {
@@ -542,6 +548,28 @@ mod tests {
         assert_eq!(memory.find(None, at(1)), None);
         memory.note(Cause::Day, None, None, None, at(2));
         assert!(memory.find(None, at(3)).is_some());
+    }
+
+    #[test]
+    fn a_file_that_nobody_wrote_for_longer_than_a_limit_lasts_is_removed_with_the_next_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |account| Memory::open(directory.path(), "p", account);
+        let hour = Duration::from_secs(3600);
+        let mut accounts = ["old", "used", "third", "old"].map(open);
+        for memory in &mut accounts[..2] {
+            memory.note(Cause::Month, None, None, None, at(0));
+        }
+        for (memory, age) in accounts.iter().zip([FILE_KEPT + hour, FILE_KEPT - hour]) {
+            files::open_private(&memory.path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        }
+        let mut known = |next: usize| {
+            accounts[next].note(Cause::Month, None, None, None, at(0));
+            ["old", "used", "third"].map(|account| open(account).path.exists())
+        };
+        // Only a file that is new makes one more.
+        assert_eq!(known(1), [true, true, false]);
+        assert_eq!(known(2), [false, true, true]);
+        assert_eq!(known(3), [true; 3]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
+use crate::doctor::aged;
 use crate::keys::{KEY, answers, by_stdin, knows_the_key, machine, models, refusal, refuses};
 use crate::machine::Machine;
 use crate::server::Reply;
@@ -222,6 +223,21 @@ fn the_region_is_found_once_and_kept_by_the_keys_hash() {
     assert_eq!(machine.profile("dashscope"), Value::Null);
     let machine = machine.variable("QWENAUTH_API_KEY", "granted-another");
     drop(machine.run(["token"]).exits(4).any_stderr());
+}
+
+#[test]
+fn the_region_of_a_key_that_is_long_gone_is_forgotten() {
+    let machine = regions("us");
+    let directory = machine.home().join(".local/state/qwenauth/regions");
+    let [old, known] = ["old", "known"].map(|name| directory.join(name));
+    fs::create_dir_all(&directory).unwrap();
+    for (path, days) in [(&old, 41), (&known, 39)] {
+        fs::write(path, "cn").unwrap();
+        aged(path, days * 86400);
+    }
+    drop(machine.run(["token"]).any_stdout());
+    assert!(!old.exists() && known.exists());
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 2);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //! rejected, it is sent only to its provider's own hosts, and a file is read again for each use.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -342,6 +343,9 @@ fn text_of(bytes: &[u8]) -> Option<Secret> {
     std::str::from_utf8(bytes).ok().map(|text| Secret::new(text.to_owned()))
 }
 
+/// How long the region of a key is remembered once there are others: in CI each job may have a key of its own.
+const REGION_KEPT: Duration = Duration::from_secs(40 * 86400);
+
 fn note_path(secret: &Secret, source: &CredentialSource) -> PathBuf {
     StateDirectory::Regions.below(&source.state).join(hash_of(secret))
 }
@@ -353,7 +357,9 @@ fn remembered(secret: &Secret, owner: &Owner, source: &CredentialSource) -> Opti
 }
 
 fn remember(secret: &Secret, source: &CredentialSource, region: &str) -> Result<()> {
-    files::make_directory(&StateDirectory::Regions.below(&source.state))?;
+    let directory = StateDirectory::Regions.below(&source.state);
+    files::make_directory(&directory)?;
+    files::remove_older(&directory, REGION_KEPT);
     PendingFile::reserve_unlocked(&note_path(secret, source), region.len(), Privacy::Private)?.write(region.as_bytes())
 }
 

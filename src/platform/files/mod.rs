@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use zeroize::Zeroizing;
@@ -334,6 +335,18 @@ pub(crate) fn remove_credential(path: &Path) -> Result<bool> {
         check_removable(path, &target)?;
     }
     remove_resolved(&target)
+}
+
+/// Removes the files in `directory` that were not written for longer than `age`. What cannot be removed stays.
+pub(crate) fn remove_older(directory: &Path, age: Duration) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let written = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        if written.and_then(|at| at.elapsed().ok()).is_some_and(|since| since > age)
+            && let Err(error) = remove(&entry.path(), Privacy::Private)
+        {
+            log::warn!("cannot remove an old file: {error:#}");
+        }
+    }
 }
 
 fn remove_resolved(target: &Path) -> Result<bool> {
