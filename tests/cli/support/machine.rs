@@ -41,6 +41,7 @@ impl Machine {
 
     /// A home directory at this provider, which several may have.
     pub(crate) fn at(server: Arc<Server>) -> Self {
+        thread::sleep(until_the_next_day(now_ms().cast_unsigned() / 1000));
         let directory = tempfile::Builder::new().prefix("qwenauth-test-").tempdir().unwrap();
         let home = directory.path().join("home");
         fs::DirBuilder::new().mode(0o700).create(&home).unwrap();
@@ -367,6 +368,14 @@ pub(crate) fn write_private(path: &Path, content: impl AsRef<[u8]>) {
 
 pub(crate) fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// How long a test is to wait that may count the requests of a day, `now` seconds after 1970: nothing, unless one ends
+/// within a minute. Days end at 00:00 UTC; those of `qwen` and `modelscope` at 16:00.
+fn until_the_next_day(now: u64) -> Duration {
+    const HOUR: u64 = 3600;
+    let left = [24, 16].map(|ends| (ends * HOUR + 24 * HOUR - now % (24 * HOUR)) % (24 * HOUR));
+    Duration::from_secs(left.into_iter().filter(|left| *left <= 60).max().unwrap_or(0))
 }
 
 /// Waits for what cannot be waited for as an event: the state of another process or a file it changes.
