@@ -13,7 +13,7 @@ use self::server::Server;
 use super::{print, print_json};
 use crate::cli::{Bound, CreateKeyArgs, KeyLimitOptions, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs};
 use crate::error::{Failed, Failure, note};
-use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, TeamSecret, seconds};
+use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, State, TeamSecret, seconds};
 use crate::platform::signals;
 use crate::profile::ProfileName;
 use crate::say::in_words;
@@ -91,6 +91,14 @@ fn rotate(args: &RotateKeyArgs, places: &Places, server: Option<&Server>) -> Res
     let secret = places.team_secret()?;
     let (record, key) = server::change(places, server, now, |keys| {
         let record = keys.live(&args.name)?;
+        if record.state(now) == State::Expired {
+            return Failed::new(
+                Failure::Other,
+                format!("the key `{}` has expired, and its successor would be expired too", record.name),
+            )
+            .hint(format!("extend it first: `qwenauth keys set {} --expires 30d`", record.name))
+            .err();
+        }
         let key = record.rotate(&secret, args.overlap, now);
         let changes = json!({ "old_key_until": rfc3339(now + args.overlap) });
         let change = Change { verb: "rotate", id: record.id.clone(), changes };
@@ -244,7 +252,9 @@ fn shown(seconds: u64) -> Option<String> {
 }
 
 /// The word that removes a limit.
-const NONE: &str = "none";
+fn is_none(text: &str) -> bool {
+    text.eq_ignore_ascii_case("none")
+}
 
 /// One change of a record.
 type Edit = Box<dyn Fn(&mut KeyRecord)>;
@@ -255,7 +265,7 @@ type Edit = Box<dyn Fn(&mut KeyRecord)>;
 fn edits(options: &KeyLimitOptions, session: &Session, now: SystemTime) -> Result<Vec<Edit>> {
     let mut edits: Vec<Edit> = Vec::new();
     if let Some(owner) = &options.owner {
-        let owner = Some(owner.clone()).filter(|owner| owner != NONE);
+        let owner = Some(owner.clone()).filter(|owner| !is_none(owner));
         if let Some(owner) = &owner
             && (owner.is_empty() || owner.chars().count() > MAX_OWNER_LENGTH || owner.chars().any(char::is_control))
         {
@@ -299,7 +309,7 @@ fn edits(options: &KeyLimitOptions, session: &Session, now: SystemTime) -> Resul
         edits.push(Box::new(move |key| key.limits.profiles.clone_from(&profiles)));
     }
     if let Some(text) = &options.expires {
-        let at = if text == NONE { None } else { Some(expiry(text, now)?) };
+        let at = if is_none(text) { None } else { Some(expiry(text, now)?) };
         edits.push(Box::new(move |key| key.expires_at = at));
     }
     Ok(edits)
@@ -322,13 +332,13 @@ fn small(name: &str, bound: Option<Bound>) -> Result<Option<Option<u32>>> {
 fn list_of(given: &[String]) -> Option<Vec<String>> {
     match given {
         [] => None,
-        [only] if only == NONE => Some(Vec::new()),
+        [only] if is_none(only) => Some(Vec::new()),
         _ => Some(given.to_vec()),
     }
 }
 
 fn budget(text: &str, session: &Session) -> Result<Option<Budget>> {
-    if text == NONE {
+    if is_none(text) {
         return Ok(None);
     }
     let budget = text.parse().map_err(|why| usage(format!("invalid `--budget`: {why}")))?;
@@ -346,10 +356,14 @@ fn budget(text: &str, session: &Session) -> Result<Option<Budget>> {
 /// When a key ends, in seconds since 1970.
 fn expiry(text: &str, now: SystemTime) -> Result<u64> {
     let wrong = || {
-        usage(format!("invalid `--expires` `{text}`"))
-            .hint("write a duration, such as `30d` or `12h`, or the last valid day, such as `2027-01-31`")
+        usage(format!("invalid `--expires` `{text}`")).hint(
+            "write a duration, such as `30d` or `12h`, the last valid day, such as `2027-01-31`, or a time, such as \
+                 `2027-01-31T18:00Z`",
+        )
     };
-    let at = if let Ok(date) = text.parse::<jiff::civil::Date>() {
+    // The parser takes the date of any time, even of one without a zone.
+    let day = text.parse::<jiff::civil::Date>().ok().filter(|date| date.to_string() == text);
+    let at = if let Some(date) = day {
         let end = date.tomorrow().ok().and_then(|next| next.to_zoned(jiff::tz::TimeZone::UTC).ok());
         seconds(end.ok_or_else(wrong)?.timestamp().into())
     } else if let Ok(time) = text.parse::<jiff::Timestamp>() {
@@ -378,11 +392,25 @@ mod tests {
             ("2026-12-31", "2027-01-01T00:00:00Z"),
             ("2026-12-30", "2026-12-31T00:00:00Z"),
             ("2026-12-30T13:00:00Z", "2026-12-30T13:00:00Z"),
+            ("2026-12-30T13:00Z", "2026-12-30T13:00:00Z"),
+            ("2026-12-31T00:30:00+08:00", "2026-12-30T16:30:00Z"),
         ] {
             let at: SystemTime = at.parse::<jiff::Timestamp>().unwrap().into();
             assert_eq!(expiry(text, now).unwrap(), seconds(at), "{text}");
         }
-        for bad in ["", "soon", "-1d", "0s", "2026-12-29", "30", "2026-13-01"] {
+        for bad in [
+            "",
+            "soon",
+            "-1d",
+            "0s",
+            "2026-12-29",
+            "30",
+            "2026-13-01",
+            "2026-12-31T10:00",
+            "2026-12-31 10:00",
+            "2026-12-30T10:00:00Z",
+            "2026-12-31T00:00:01+14:00",
+        ] {
             assert!(expiry(bad, now).is_err(), "{bad}");
         }
     }
