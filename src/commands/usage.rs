@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 
 use super::{OPENROUTER, key_endpoint, print, print_document};
 use crate::cli::UsageArgs;
-use crate::credentials::{Credential, Stored};
+use crate::credentials::{Credential, CredentialSource, Stored};
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Tuning};
 use crate::limits::shared::{Counted, SharedAccount};
-use crate::limits::{Quota, Rule, Zone, exhausted, standing, used};
+use crate::limits::{Day, Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::say::Screen;
 use crate::session::Session;
@@ -51,7 +51,11 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let counted = counted_together(&accounts, session);
     let all = accounts.iter().zip(counted.into_iter().chain(std::iter::repeat(Counted::default())));
     let mut limits: Vec<Limit> = all.flat_map(|(account, counted)| account.limits(session, &counted, now)).collect();
-    limits.extend(summary.limits.iter().map(|((profile, _), seen)| Limit::stated(profile, seen)));
+    limits.extend(summary.limits.iter().filter_map(|((profile, _), seen)| {
+        let zone =
+            accounts.iter().find(|account| account.profile == *profile).map_or(&utc, |account| &account.rule.zone);
+        Limit::stated(profile, seen, &zone.day_of(now), now)
+    }));
     for account in &accounts {
         account.mark_exhausted(&mut limits, session, now);
     }
@@ -98,17 +102,27 @@ struct ProfileLimits {
     rule: Rule,
 }
 
-/// Those that can be read; `status` reports the others.
+/// Those that can be read, and the one of a key in the environment; `status` reports the others.
 fn accounts(session: &Session) -> Result<Vec<ProfileLimits>> {
     let mut known = Vec::new();
-    for profile in session.profiles()? {
-        let source = session.source_of(&profile);
+    let given = session.credential_variable().and_then(|_| session.source().ok());
+    let stored = session.profiles()?.into_iter().map(|profile| session.source_of(&profile));
+    let name = given.as_ref().map(|given| given.profile.clone());
+    let is_used = |source: &CredentialSource| name.as_ref() != Some(&source.profile);
+    for source in stored.filter(is_used).chain(given) {
         let Ok(Stored::Present(credential)) = source.load() else { continue };
         let Ok(provider) = source.provider(&credential) else { continue };
         let Ok(base_url) = credential.base_url(&provider) else { continue };
+        let rule = match gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true }) {
+            Ok(rule) => rule,
+            Err(error) => {
+                note(&format!("warning: the limits of `{}` are not shown: {error:#}", source.profile));
+                continue;
+            }
+        };
         known.push(ProfileLimits {
-            profile: profile.to_string(),
-            rule: gateway::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true })?,
+            profile: source.profile.clone(),
+            rule,
             base_url,
             account: gateway::account_id(&provider, &credential, source.store.path()),
             provider,
@@ -134,16 +148,22 @@ struct Limit {
 }
 
 impl Limit {
-    fn stated(profile: &str, seen: &StatedLimit) -> Self {
-        Self {
+    /// `today`: the provider's day. Returns `None` if it has reset since it was stated.
+    fn stated(profile: &str, seen: &StatedLimit, today: &Day, now: SystemTime) -> Option<Self> {
+        let resets_at = seen.resets_at.and_then(time_of);
+        let holds = match resets_at {
+            Some(at) => at > now,
+            None => time_of(seen.at).is_some_and(|at| today.contains(at)),
+        };
+        holds.then(|| Self {
             profile: profile.to_owned(),
             name: seen.name.clone(),
             model: None,
             figure: Some((seen.limit, seen.limit.saturating_sub(seen.remaining))),
-            resets_at: seen.resets_at.and_then(time_of),
+            resets_at,
             source: "provider",
             is_over: seen.remaining == 0,
-        }
+        })
     }
 
     fn json(&self) -> Value {
@@ -302,4 +322,27 @@ fn as_json(args: &UsageArgs, summary: &Summary, limits: &[Limit]) -> Value {
         .collect();
     let limits: Vec<Value> = limits.iter().map(Limit::json).collect();
     json!({ "schema": 1, "counted": "gateway", "days": args.days, "usage": days, "limits": limits })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stated_limit_holds_until_it_resets_or_until_the_end_of_its_day() {
+        // 2026-12-01T12:00:00Z
+        let (noon, midnight) = (1_796_126_400, 1_796_083_200);
+        let now = time_of(noon).unwrap();
+        let today = Zone::parse(None).unwrap().day_of(now);
+        for (resets_at, at, holds) in [
+            (Some(noon + 1), midnight - 1, true),
+            (Some(noon), noon - 60, false),
+            (None, midnight, true),
+            (None, midnight - 1, false),
+        ] {
+            let seen = StatedLimit { name: "requests".into(), limit: 10, remaining: 4, resets_at, at };
+            let limit = Limit::stated("work", &seen, &today, now);
+            assert_eq!(limit.map(|limit| limit.figure), holds.then_some(Some((10, 6))), "{resets_at:?} {at}");
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::served_profile::hash;
 use crate::limits::shared::{Shared, SharedAccount};
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, Rule, week_end};
 use crate::providers::Provider;
-use crate::providers::error::{ApiError, Cause, Scope, epoch};
+use crate::providers::error::{ApiError, Cause, Scope, delay, epoch};
 use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, rfc3339, seconds, time_of};
 
 /// Headers that state a limit, its remainder and its reset, with a label for it.
@@ -188,8 +188,10 @@ impl ServedAccount {
             let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
             let (Some(limit), Some(remaining)) = (text(limit), text(remaining)) else { continue };
             let (Ok(limit), Ok(remaining)) = (limit.parse(), remaining.parse()) else { continue };
-            let resets_at = Some(reset).filter(|reset| !reset.is_empty()).and_then(text).and_then(epoch);
-            let at = seconds(SystemTime::now());
+            let now = SystemTime::now();
+            let time = |reset: &str| epoch(reset).or_else(|| now.checked_add(delay(reset)?));
+            let resets_at = Some(reset).filter(|reset| !reset.is_empty()).and_then(text).and_then(time);
+            let at = seconds(now);
             let name = name.to_owned();
             self.ledger.borrow_mut().note_limit(StatedLimit {
                 name,
@@ -204,7 +206,11 @@ impl ServedAccount {
     /// Emits an event once a day when `percent` of the day's limit are used.
     pub(super) fn warn(&self, percent: u8) {
         let ledger = self.ledger.borrow();
-        let stated = ledger.limits().find(|seen| seen.name == DAY_LABEL).map(|seen| (seen.limit, seen.remaining));
+        // What was stated yesterday says nothing of today.
+        let day = self.pacing.day();
+        let is_of_today = |seen: &StatedLimit| time_of(seen.at).is_some_and(|at| day.contains(at));
+        let stated = ledger.limits().find(|seen| seen.name == DAY_LABEL && is_of_today(seen));
+        let stated = stated.map(|seen| (seen.limit, seen.remaining));
         let Some((used, limit, ends)) = self.pacing.warn(percent, stated) else { return };
         let event = Event::LimitNear {
             profile: self.profile.clone(),

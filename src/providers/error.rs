@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub(crate) use self::time::{epoch, retry_after};
+pub(crate) use self::time::{delay, epoch, retry_after};
 use self::words::{AMBIGUOUS_CODES, CODES, Normalized};
 use crate::error::printable;
 use crate::secret::{Secret, masked_in};
@@ -306,7 +306,7 @@ impl Said {
                 self.quotas.push(text.chars().take(256).collect());
             }
             "retrydelay" | "retry_delay" | "retry_after" | "retryafter" => {
-                self.delay = self.delay.or_else(|| time::delay(text));
+                self.delay = self.delay.or_else(|| delay(text));
             }
             "model" => self.model |= !text.is_empty(),
             "message" | "msg" | "detail" | "error" | "errors" | "error_description" | "error_msg" | "status_msg"

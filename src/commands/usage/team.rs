@@ -80,7 +80,10 @@ pub(super) fn run(args: &UsageArgs, summary: &Summary, session: &Session) -> Res
     for (of, counts) in &used.counts {
         let sum = sums.entry(group(of, by)).or_insert_with(|| Sum { cost: Some(Money::default()), ..Sum::default() });
         sum.counts.add(counts);
+        // Without tokens nothing is charged, whatever the model: a list of models has none.
+        let is_free = counts.prompt_tokens == 0 && counts.completion_tokens == 0;
         let cost = prices.of(&of.model).map(|price| price.of(counts.prompt_tokens, counts.completion_tokens));
+        let cost = cost.or_else(|| is_free.then(Money::default));
         sum.cost = sum.cost.zip(cost).map(|(sum, cost)| sum.plus(cost));
         if by == UsageBy::Key {
             // The newest line says who it is now.

@@ -255,7 +255,7 @@ fn a_wait_is_read_in_every_form() {
         assert_eq!(read, wait, "{text}");
     }
     for (text, wait) in [("34.07s", Some(34.07)), ("5", Some(5.0)), ("0", Some(0.0)), ("-1", None), ("2m of 3", None)] {
-        assert_eq!(time::delay(text).map(|wait| wait.as_secs_f64()), wait, "{text}");
+        assert_eq!(delay(text).map(|wait| wait.as_secs_f64()), wait, "{text}");
     }
 }
 

@@ -47,8 +47,8 @@ pub(crate) fn epoch(text: &str) -> Option<SystemTime> {
     timestamp.ok().filter(|_| number > 1_000_000_000).map(SystemTime::from)
 }
 
-/// A field such as Google's `retryDelay`: `"34.07s"`, `"2m"`, or plain seconds.
-pub(super) fn delay(text: &str) -> Option<Duration> {
+/// A field such as Google's `retryDelay` or a header such as Groq's: `"34.07s"`, `"2m59.56s"`, or plain seconds.
+pub(crate) fn delay(text: &str) -> Option<Duration> {
     let text = text.trim();
     match duration_at(text) {
         Some((stated, "")) => Some(stated),
