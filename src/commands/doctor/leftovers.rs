@@ -47,13 +47,18 @@ pub(super) fn temporary_files(directories: &[PathBuf], session: &Session, fix: b
             let message = format!("`{}` was left by a process that was killed", path.display());
             checks.push(removed(message, fix && fs::remove_file(&path).is_ok()));
         }
-        if name.contains(".damaged-") {
+        if is_set_aside(&name) {
             let message = format!("`{}` is a damaged credential that was set aside", path.display());
             let remedy = format!("it may contain a secret; `rm {}` when you no longer need it", path_for_sh(&path));
             checks.push(Check::warn("leftovers", message, remedy));
         }
     }
     checks
+}
+
+/// `work.json.damaged-1`, and not the file of a profile that is called `work.damaged-1`.
+fn is_set_aside(name: &str) -> bool {
+    name.rsplit_once(".damaged-").is_some_and(|(_, number)| number.parse::<u32>().is_ok())
 }
 
 fn removed(message: String, is_removed: bool) -> Check {
@@ -123,4 +128,19 @@ fn marks(state: &Path, sources: &[CredentialSource], fix: bool) -> Option<Check>
     }
     let message = format!("obsolete markers of rejected tokens and keys: {}", marks.len());
     Some(removed(message, fix && marks.iter().all(|mark| fs::remove_file(mark).is_ok())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_aside_is_told_by_its_end() {
+        for name in ["work.json.damaged-1", "oauth_creds.json.damaged-12", "a.damaged-1.json.damaged-2"] {
+            assert!(is_set_aside(name), "{name}");
+        }
+        for name in ["a.damaged-1.json", "work.json", "a.damaged-x.json", ".a.damaged-1.qwenauth-lock", "a.damaged-"] {
+            assert!(!is_set_aside(name), "{name}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 mod environment;
 mod installed;
+mod keys;
 mod leftovers;
 mod network;
 mod proxy;
@@ -138,6 +139,7 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
             checks.extend(active(&session).as_ref().map(is_active));
             checks.extend(directories);
             checks.extend(storage::check(&session, args.fix));
+            checks.extend(keys::check(&session));
             checks.extend(environment::check(&session));
             checks.extend(service::check(&session));
             checks.extend(network::check(&session));
@@ -195,7 +197,41 @@ fn own(remedy: &str) -> String {
 fn without_home(text: &str, home: &Path) -> String {
     match home.to_str().filter(|home| home.len() > 1) {
         // In quotes, a shell would not expand `~` to the home directory.
-        Some(home) => text.replace(&format!("'{home}/"), "~/'").replace(home, "~"),
+        Some(home) => {
+            let text = text.replace(&format!("'{home}/"), "~/'").replace(&format!("{home}/"), "~/");
+            // Not a part of another name: `/home/ann` of `/home/ann-data`.
+            let ends = |at: usize| {
+                text[at..].chars().next().is_none_or(|next| !next.is_alphanumeric() && !"-_.".contains(next))
+            };
+            let mut shown = String::new();
+            let mut rest = 0;
+            for (at, found) in text.match_indices(home).filter(|(at, found)| ends(at + found.len())) {
+                shown += &text[rest..at];
+                shown.push('~');
+                rest = at + found.len();
+            }
+            shown + &text[rest..]
+        }
         None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_home_directory_is_shown_as_a_tilde_and_no_part_of_another_name() {
+        let shown = |text: &str| without_home(text, Path::new("/home/ann"));
+        for (text, expected) in [
+            ("run `chmod 600 /home/ann/.qwen/a`", "run `chmod 600 ~/.qwen/a`"),
+            ("run `rm '/home/ann/a b'`", "run `rm ~/'a b'`"),
+            ("`/home/ann` is readable", "`~` is readable"),
+            ("below /home/ann", "below ~"),
+            ("`/home/ann-data/a`, `/home/anna`, /home/ann.old", "`/home/ann-data/a`, `/home/anna`, /home/ann.old"),
+        ] {
+            assert_eq!(shown(text), expected);
+        }
+        assert_eq!(without_home("/a", Path::new("/")), "/a");
     }
 }
