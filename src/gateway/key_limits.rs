@@ -57,6 +57,12 @@ pub(super) fn refused(reason: Refused, key: &KeyRecord, profile: &str) -> Refusa
             let message = format!("the key `{name}` has reached its limit of {most} requests in flight");
             Refusal::new(too_many, "key_rate_limited", message).after(Duration::from_secs(1))
         }
+        Refused::KeyReserved => {
+            let message = format!(
+                "the requests in flight of key `{name}` reserve the rest of its limit; try again when one has ended"
+            );
+            Refusal::new(too_many, "key_rate_limited", message).after(Duration::from_secs(1))
+        }
         Refused::KeyDay { ends } => {
             let wait = until(ends);
             let message = format!("the key `{name}` has reached its limit for today; it resets in {}", duration(wait));

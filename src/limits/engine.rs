@@ -94,6 +94,8 @@ pub(crate) enum Refused {
     },
     /// As many requests of the key are in flight as it may have.
     KeyParallel,
+    /// Those in flight reserve the rest of its tokens of the day or of its budget: some of it is free once they have ended.
+    KeyReserved,
     /// Requests or tokens of the day.
     KeyDay {
         ends: SystemTime,

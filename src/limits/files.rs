@@ -358,16 +358,20 @@ fn allowance(standing: &mut KeyState, key: &KeyRecord, demand: &Demand, now: Sys
         return Ok(demand.cost);
     }
     let requests_over = limits.requests_per_day.is_some_and(|most| standing.requests_of_day() >= most.into());
-    let tokens_over = limits.tokens_per_day.is_some_and(|most| demand.tokens > 0 && standing.tokens_of_day() >= most);
-    if requests_over || tokens_over {
+    let tokens_per_day = limits.tokens_per_day.filter(|_| demand.tokens > 0);
+    if requests_over || tokens_per_day.is_some_and(|most| standing.sums.tokens_of_day >= most) {
         return Err(Refused::KeyDay { ends: day_of(now).ends });
     }
+    if tokens_per_day.is_some_and(|most| standing.tokens_of_day() >= most) {
+        return Err(Refused::KeyReserved);
+    }
     let Some(budget) = limits.budget.filter(|_| demand.cost > Money::default()) else { return Ok(demand.cost) };
-    let left = budget.amount.minus(standing.sums.spent).minus(standing.reserved_money());
-    if left == Money::default() {
+    let unspent = budget.amount.minus(standing.sums.spent);
+    if unspent == Money::default() {
         return Err(Refused::KeyBudget { ends: budget.period.ends(now) });
     }
-    Ok(demand.cost.min(left))
+    let left = unspent.minus(standing.reserved_money());
+    if left == Money::default() { Err(Refused::KeyReserved) } else { Ok(demand.cost.min(left)) }
 }
 
 /// When a request has its turn.
@@ -560,7 +564,7 @@ mod tests {
         let first = granted(&files, &demand(&key, 0, half), None);
         // The request is granted what is left.
         let second = granted(&files, &demand(&key, 0, 2 * half), None);
-        assert!(matches!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyBudget { .. }));
+        assert_eq!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyReserved);
         files.settle(&first, Used { tokens: 0, cost: Money(1) });
         files.give_back(&second, None);
         let left = files.left(&key);
@@ -730,14 +734,16 @@ mod tests {
     fn a_limit_of_the_day_or_a_budget_that_is_reached_refuses_only_what_counts_for_it() {
         let directory = tempfile::tempdir().unwrap();
         let (files, key) = engine(directory.path(), |key| key.limits.tokens_per_day = Some(10));
-        drop(granted(&files, &demand(&key, 10, 0), None));
+        let grant = granted(&files, &demand(&key, 10, 0), None);
+        assert_eq!(refused_for(&files, &demand(&key, 1, 0)), Refused::KeyReserved);
+        files.settle(&grant, Used { tokens: 10, cost: Money(0) });
         assert!(matches!(refused_for(&files, &demand(&key, 1, 0)), Refused::KeyDay { .. }));
         drop(granted(&files, &demand(&key, 0, 0), None));
         let (directory, budget) = (tempfile::tempdir().unwrap(), "1 USD/month".parse().ok());
         let (files, key) = engine(directory.path(), |key| key.limits.budget = budget);
         let whole = granted(&files, &demand(&key, 0, 2_000_000_000), None);
         assert_eq!(files.left(&key).reserved, Money(1_000_000_000));
-        assert!(matches!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyBudget { .. }));
+        assert_eq!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyReserved);
         drop(granted(&files, &demand(&key, 0, 0), None));
         files.settle(&whole, Used { tokens: 0, cost: Money(1_000_000_000) });
         assert!(matches!(refused_for(&files, &demand(&key, 0, 1)), Refused::KeyBudget { .. }));

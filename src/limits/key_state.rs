@@ -55,7 +55,7 @@ pub(super) struct Sums {
     pub(super) spent: Money,
     /// The day that `tokens_of_day` is for.
     day: i32,
-    tokens_of_day: u64,
+    pub(super) tokens_of_day: u64,
     reserved: Vec<Reserved>,
     /// Seconds since 1970.
     pub(super) used_at: u64,

@@ -160,12 +160,14 @@ for i, limit in ipairs(limits) do
     if count >= limit.limit then return answer('refused', i, 0) end
     limit.left = limit.limit - count - 1
   else
-    local used = 0
+    local used, spent = 0, 0
     if limit.kind == 'day' then
       local count = call('GET', key)
       limit.is_new, used = not count, tonumber(count or '0')
+      spent = used
     else
       used = tonumber(call('HGET', key, 'used') or '0')
+      spent = used
       local hash = call('HGETALL', limit.held_key)
       for f = 1, #hash, 2 do
         local until_, amount = string.match(hash[f + 1], '^(%d+):(%d+)$')
@@ -178,7 +180,10 @@ for i, limit in ipairs(limits) do
     end
     -- Another period than the one that was asked about: it is asked again before it is refused.
     if now < limit.begins then return answer('period', now) end
-    if used >= limit.limit and now < limit.ends then return answer('refused', i, limit.ends - now) end
+    if used >= limit.limit and now < limit.ends then
+      -- What is only reserved is free once the requests that reserve it have ended.
+      return answer('refused', i, spent >= limit.limit and limit.ends - now or 0)
+    end
     limit.held = math.min(limit.add, limit.limit - used)
     limit.left = limit.limit - used - limit.held
   end

@@ -221,6 +221,7 @@ impl SharedKeys {
         match (limit.is_of_key(), limit.kind) {
             (true, Kind::Window { .. } | Kind::Tokens { .. } | Kind::Quota { .. }) => Refused::KeyRate { wait },
             (true, Kind::Parallel) => Refused::KeyParallel,
+            (true, Kind::Spend { .. }) if wait.is_zero() => Refused::KeyReserved,
             (true, Kind::Day { .. } | Kind::Spend { unit: Unit::Tokens, .. }) => Refused::KeyDay { ends },
             (true, Kind::Spend { unit: Unit::Nanodollars, .. }) => Refused::KeyBudget { ends },
             (false, Kind::Day { .. }) => Refused::AccountDay { ends },
