@@ -43,13 +43,36 @@ pub(super) fn set(document: &mut DocumentMut, parents: &[String], last: &str, va
     Some(())
 }
 
+/// What a user wrote above goes to the next key, or to the end.
 pub(super) fn remove(document: &mut DocumentMut, parents: &[String], last: &str) -> Option<()> {
     let mut table: &mut dyn TableLike = document.as_table_mut();
     for key in parents {
         table = table.get_mut(key)?.as_table_like_mut()?;
     }
+    let comments = above(table, last).filter(|text| text.contains('#'));
+    let next = table.iter().map(|(key, _)| key).skip_while(|key| *key != last).nth(1).map(str::to_owned);
     table.remove(last);
+    let Some(comments) = comments else { return Some(()) };
+    if let Some(next) = next {
+        let both = comments + &above(table, &next).unwrap_or_default();
+        match table.get_mut(&next) {
+            Some(Item::Table(header)) => header.decor_mut().set_prefix(both),
+            _ => table.key_mut(&next)?.leaf_decor_mut().set_prefix(both),
+        }
+    } else {
+        let end = document.trailing().as_str().unwrap_or_default().to_owned();
+        document.set_trailing(comments + &end);
+    }
     Some(())
+}
+
+/// The lines above a key or a header.
+fn above(table: &dyn TableLike, key: &str) -> Option<String> {
+    let decor = match table.get(key)? {
+        Item::Table(header) => header.decor(),
+        _ => table.key(key)?.leaf_decor(),
+    };
+    decor.prefix()?.as_str().map(str::to_owned)
 }
 
 /// An existing key keeps its comments, and so does a value that replaces a value.
@@ -109,7 +132,43 @@ fn from_item(item: &Item) -> Value {
         Some(toml_edit::Value::Array(array)) => {
             array.iter().map(|value| from_item(&Item::Value(value.clone()))).collect()
         }
-        Some(other) => other.to_string().into(),
-        None => Value::Null,
+        Some(toml_edit::Value::Datetime(time)) => time.value().to_string().into(),
+        // Tables have been seen above.
+        Some(toml_edit::Value::InlineTable(_)) | None => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comment_stays_when_the_key_below_it_is_removed() {
+        let removed = |text: &str, path: &[&str]| {
+            let mut document = parse(text).ok().unwrap();
+            let (last, parents) = path.split_last().unwrap();
+            let parents: Vec<String> = parents.iter().map(|&key| key.to_owned()).collect();
+            remove(&mut document, &parents, last).unwrap();
+            document.to_string()
+        };
+        for (text, path, left) in [
+            ("# mine\nours = 1\nnext = 2\n", &["ours"][..], "# mine\nnext = 2\n"),
+            ("# mine\nours = 1\n# its\nnext = 2\n", &["ours"], "# mine\n# its\nnext = 2\n"),
+            ("first = 1\n\n# mine\nours = 1\n\n[next]\na = 2\n", &["ours"], "first = 1\n\n# mine\n\n[next]\na = 2\n"),
+            ("# mine\nours = 1\n# end\n", &["ours"], "# mine\n# end\n"),
+            ("[t]\na = 1\n# mine\nours = 1\n", &["t", "ours"], "[t]\na = 1\n# mine\n"),
+            ("a = 1\n# mine\n[ours]\nb = 1\n[next]\n", &["ours"], "a = 1\n# mine\n[next]\n"),
+            ("a = 1\n\nours = 1\nb = 2\n", &["ours"], "a = 1\nb = 2\n"),
+        ] {
+            assert_eq!(removed(text, path), left, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_read_as_it_is_written() {
+        assert_eq!(
+            get(&parse("a = 1979-05-27T07:32:00Z # b\n").ok().unwrap(), &["a".to_owned()]).unwrap(),
+            "1979-05-27T07:32:00Z"
+        );
     }
 }
