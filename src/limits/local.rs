@@ -114,11 +114,23 @@ impl Rate {
         }
     }
 
-    /// Releases the slots that could not be released while another process held the file.
+    /// Releases the slots that could not be released while another process held the file, and those that were reserved for
+    /// a step that is over.
     pub(crate) fn catch_up(&mut self) {
-        if !self.counters.late.is_empty() {
+        let is_over = self.lease.left > 0 && self.lease.step != self.step();
+        if is_over {
+            self.release();
+        } else if !self.counters.late.is_empty() {
             self.counters.change(false, |_| ());
         }
+    }
+
+    /// Releases what is reserved and not used. Returns `None` if another process holds the file.
+    fn release(&mut self) -> Option<()> {
+        let Lease { step, left, day, .. } = self.lease;
+        self.counters.change(false, |record| record.give_back(step, left, day))?;
+        self.lease.left = 0;
+        Some(())
     }
 
     /// The same by the monotonic clock, in nanoseconds.
@@ -192,6 +204,14 @@ impl Counters {
             Err(error) => trouble.note(&format!("{ALONE}: cannot write `{}`: {error}", path.display())),
         }
         Some(outcome)
+    }
+}
+
+impl Drop for Rate {
+    fn drop(&mut self) {
+        if self.lease.left > 0 && insist(|| self.release()).is_none() {
+            log::warn!("`{}` is held by another process", self.counters.path.display());
+        }
     }
 }
 
@@ -429,6 +449,38 @@ mod tests {
             }
         }
         assert_eq!((rate.count_of_day(now), rate.count_of_day(next)), (100, 1));
+    }
+
+    #[test]
+    fn what_is_reserved_and_not_used_is_released_with_its_step_and_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let counted = || standing(directory.path(), "p", "key", &rule(), SystemTime::now()).1.count;
+        let open = |window| {
+            let rule = Rule { per_window: Some(100_000_000), window, ..rule() };
+            Rate::open(directory.path(), "p", "key", rule)
+        };
+        let reserve = |rate: &mut Rate| {
+            let mut taken = 0;
+            while taken == 0 || rate.lease.left == 0 {
+                assert!(matches!(rate.take(SystemTime::now(), false), Reservation::Decided(Slot::Now { .. })));
+                taken += 1;
+            }
+            taken
+        };
+        // Steps of a minute.
+        let mut rate = open(Duration::from_secs(7200));
+        let mut used = reserve(&mut rate);
+        rate.catch_up();
+        assert!(counted() > used, "its step is not over");
+        drop(rate);
+        assert_eq!(counted(), used);
+        let mut rate = open(Duration::from_secs(1));
+        used += reserve(&mut rate);
+        while rate.step() == rate.lease.step {
+            thread::yield_now();
+        }
+        rate.catch_up();
+        assert_eq!(counted(), used);
     }
 
     #[test]
