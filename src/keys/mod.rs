@@ -204,13 +204,28 @@ impl KeyRecord {
     }
 
     /// Whether `other` is the same key, whatever its owner: jobs use the key of their rule with an owner of their own.
-    pub(crate) fn is_same_for_all(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_for_all<'a>(&'a self, other: &'a Self) -> bool {
         if std::ptr::eq(self, other) {
             return true;
         }
-        let mut of_nobody = other.clone();
-        of_nobody.owner.clone_from(&self.owner);
-        *self == of_nobody
+        let all_but_the_owner = |record: &'a Self| {
+            let Self {
+                id,
+                name,
+                owner: _,
+                hash,
+                former,
+                earlier,
+                created_at,
+                expires_at,
+                revoked_at,
+                resets,
+                limits,
+                others,
+            } = record;
+            (id, name, hash, former, earlier, (created_at, expires_at, revoked_at, resets), limits, others)
+        };
+        all_but_the_owner(self) == all_but_the_owner(other)
     }
 
     /// The record as gateways on other machines get it.
@@ -311,6 +326,8 @@ mod tests {
         let mut limited = record.clone();
         limited.limits.parallel = Some(1);
         assert!(!record.is_same_for_all(&renamed) && !record.is_same_for_all(&limited));
+        let revoked = KeyRecord { revoked_at: Some(1), ..of_a_job };
+        assert!(!record.is_same_for_all(&revoked));
     }
 
     #[test]

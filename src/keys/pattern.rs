@@ -1,29 +1,29 @@
 //! Names of models with wildcards: `*` stands for any characters, `?` for one.
 
+use std::str::Chars;
+
 /// Whether `pattern` matches all of `name`. The time is at most proportional to the product of the lengths.
 pub(crate) fn matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
-    let (mut at, mut in_name) = (0, 0);
-    // The position of the last star, and the position in the name at which the rest after it was last tried.
-    let mut star: Option<(usize, usize)> = None;
-    while in_name < name.len() {
-        match pattern.get(at) {
-            Some('*') => {
-                star = Some((at, in_name));
-                at += 1;
+    let (mut pattern, mut name) = (pattern.chars(), name.chars());
+    // What follows the last star, and the rest of the name with which that was last tried.
+    let mut star: Option<(Chars, Chars)> = None;
+    loop {
+        let rest = name.clone();
+        match (pattern.next(), name.next()) {
+            (Some('*'), _) => {
+                star = Some((pattern.clone(), rest.clone()));
+                name = rest;
             }
-            Some(letter) if *letter == '?' || *letter == name[in_name] => {
-                at += 1;
-                in_name += 1;
-            }
-            _ => {
-                let Some((of_star, tried)) = star else { return false };
-                star = Some((of_star, tried + 1));
-                (at, in_name) = (of_star + 1, tried + 1);
+            (None, None) => return true,
+            (Some(_), None) => return false,
+            (Some(letter), Some(found)) if letter == '?' || letter == found => {}
+            (_, Some(_)) => {
+                let Some((after, tried)) = &mut star else { return false };
+                tried.next();
+                (pattern, name) = (after.clone(), tried.clone());
             }
         }
     }
-    pattern[at..].iter().all(|letter| *letter == '*')
 }
 
 #[cfg(test)]
@@ -39,12 +39,22 @@ mod tests {
             ("q?en3", "qwen3"),
             ("*/qwen*", "a/b/qwen3"),
             ("a*b*c", "aXbbc"),
+            ("a**", "a"),
+            ("*?", "é"),
+            ("通?*千问", "通义的千问"),
         ] {
             assert!(matches(pattern, name), "{pattern} {name}");
         }
-        for (pattern, name) in
-            [("", "x"), ("qwen", "qwen3"), ("qwen3", "qwen"), ("?", ""), ("a*b", "abc"), ("Q*", "qwen")]
-        {
+        for (pattern, name) in [
+            ("", "x"),
+            ("qwen", "qwen3"),
+            ("qwen3", "qwen"),
+            ("?", ""),
+            ("a*b", "abc"),
+            ("Q*", "qwen"),
+            ("??", "é"),
+            ("*?x", "x"),
+        ] {
             assert!(!matches(pattern, name), "{pattern} {name}");
         }
         assert!(!matches(&"*a".repeat(200), &"a".repeat(150)));
