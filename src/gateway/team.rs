@@ -93,8 +93,8 @@ impl Team {
             return self.named(&key, &owner).await.map(Some);
         }
         let Some(key) = KeyText::parse(text) else { return Ok(None) };
-        let record = self.engine.look_up(key.id()).await.map_err(|_| unavailable())?;
-        let mut shown = Shown::of(record, &key, &self.secret.borrow(), self.engine.now());
+        let Some(record) = self.engine.look_up(key.id()).await.map_err(|_| unavailable())? else { return Ok(None) };
+        let mut shown = Shown::of(Some(record), &key, &self.secret.borrow(), self.engine.now());
         if !matches!(shown, Shown::Valid(_)) {
             // The record that was read earlier may be outdated.
             let record = self.engine.look_up_now(key.id()).await.map_err(|_| unavailable())?;

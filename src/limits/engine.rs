@@ -164,8 +164,8 @@ impl Engine {
         }
     }
 
-    /// The record of the key with this id; `None`: there is none. It may be one that was seen before: a decision tells
-    /// whether it is still in force.
+    /// The record of the key with this id; `None`: there is none now. A record may be one that was seen before: a decision
+    /// tells whether it is still in force.
     pub(crate) async fn look_up(&self, id: &str) -> Result<Option<Rc<KeyRecord>>, Unavailable> {
         match self {
             Self::Files(files) => Ok(files.look_up(id)),

@@ -16,6 +16,9 @@ use crate::cli::support::server::Request;
 /// Far longer than a busy machine takes.
 const PATIENT: &str = "timeout = \"10s\"\n";
 
+/// As a key looks.
+const UNKNOWN: &str = "qa_k7Qw2mXp0123456789abcdefghijklmnopqrstuvwxyzABCDEFG45b3QB";
+
 /// A thousand dollars for a million tokens: a chat costs a cent.
 const PRICES: &str = "[prices.m]\ninput = 1000.0\noutput = 1000.0\n";
 
@@ -630,9 +633,24 @@ fn without_the_server_refuse_serves_no_key_and_open_serves_without_limits() {
         gateways[0].wait_for("lost the shared limits");
         assert_eq!(until_refused(&gateways, &key), [served], "{word}");
         // A key that nobody knows gets in in no case.
-        let unknown = "qa_k7Qw2mXp0123456789abcdefghijklmnopqrstuvwxyzABCDEFG45b3QB";
-        assert_eq!(code(&mut gateways[0].client_of(unknown)), (503, "shared_state_unavailable".into()), "{word}");
+        assert_eq!(code(&mut gateways[0].client_of(UNKNOWN)), (503, "shared_state_unavailable".into()), "{word}");
     }
+}
+
+#[test]
+fn a_key_that_nobody_has_costs_the_server_one_question() {
+    if !has_redis() {
+        return;
+    }
+    let (redis, provider) = (Redis::start(&[]), Provider::start());
+    let team = Team::new(&provider, &redis.url(), PATIENT);
+    drop(team.keys(&["create", "ann"]));
+    let gateway = team.gateway();
+    let before = redis.calls("hmget");
+    for _ in 0..20 {
+        assert_eq!(code(&mut gateway.client_of(UNKNOWN)), (401, "invalid_api_key".into()));
+    }
+    assert_eq!(redis.calls("hmget") - before, 20);
 }
 
 #[test]

@@ -79,6 +79,14 @@ impl Redis {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// How often it was called so far, with this command.
+    pub(crate) fn calls(&self, command: &str) -> u32 {
+        let said = self.command(&["INFO", "commandstats"]);
+        let calls =
+            said.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls="))?.split(',').next());
+        calls.map_or(0, |calls| calls.parse().unwrap())
+    }
+
     /// Where it saves.
     pub(crate) fn directory(&self) -> &std::path::Path {
         self.directory.path()
