@@ -17,6 +17,7 @@ use super::estimate::Estimate;
 use super::fallback::Reason;
 use super::forward::ProxiedRequest;
 use super::rejection::{DeferredResponse, Rejection, Unserved, is_for_every_credential};
+use super::pacing::LONG_WAIT;
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
@@ -208,7 +209,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
                 // The server did not state a backoff.
                 self.has_waited |= error.action(max_wait) != Action::Backoff;
                 drop(rejection);
-                if wait > Duration::from_secs(2) {
+                if wait > LONG_WAIT {
                     let text = format!("request delayed {} s for `{profile}`: {sentence}", wait.as_secs());
                     self.account.pacing.say(&text);
                 }

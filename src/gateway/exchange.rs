@@ -14,7 +14,7 @@ use url::form_urlencoded;
 
 use super::client_body::ClientBody;
 use super::own_pages::json;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, seconds_of};
 use super::response_body::ResponseBody;
 use super::team::Team;
 use super::traffic::Entry;
@@ -106,7 +106,18 @@ fn failed(status: StatusCode, error: &str, description: &str, after: Option<Dura
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(after) = after {
-        headers.insert(hyper::header::RETRY_AFTER, HeaderValue::from(after.as_secs()));
+        headers.insert(hyper::header::RETRY_AFTER, seconds_of(after));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_try_again_is_never_earlier_than_the_truth() {
+        let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "x", "x").after(Duration::from_millis(4900));
+        assert_eq!(of_refusal(&refusal).headers()["retry-after"], "5");
+    }
 }

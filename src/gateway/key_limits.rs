@@ -7,7 +7,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
 use super::pacing::NoSlot;
-use super::refusal::{self, Refusal, duration};
+use super::refusal::{self, RETRY_SOON, Refusal, duration};
 use crate::keys::{KeyRecord, Money};
 use crate::limits::{Left, Refused};
 use crate::usage::{rfc3339, time_of};
@@ -19,7 +19,7 @@ const BUDGET_REMAINING: HeaderName = HeaderName::from_static("x-qwenauth-budget-
 
 pub(super) fn unavailable() -> Refusal {
     let message = "the keys cannot be read at the moment";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(Duration::from_secs(5))
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(RETRY_SOON)
 }
 
 pub(super) fn expired(key: &KeyRecord) -> Refusal {

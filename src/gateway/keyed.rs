@@ -15,8 +15,8 @@ use super::estimate::{Asked, Estimate};
 use super::fallback::Reason;
 use super::grant::HeldGrant;
 use super::key_limits;
-use super::pacing::MAX_QUEUE_TIME;
-use super::refusal::Refusal;
+use super::pacing::{LONG_WAIT, MAX_QUEUE_TIME};
+use super::refusal::{RETRY_SOON, Refusal};
 use super::rejection::{DeferredResponse, Unserved};
 use super::request_body::Broken;
 use super::slot::{PendingRequest, quota_fallback};
@@ -27,8 +27,10 @@ use crate::limits::{Decision, Demand, Left, Refused};
 /// How often a request starts over because its key was changed in the meantime.
 const MAX_CHANGES: u32 = 5;
 
-/// When a client may ask again whose request did not fit into the memory for bodies.
-const MEMORY_RETRY: Duration = Duration::from_secs(5);
+/// A shorter delay is not reported as a wait: the next tick of the timer where the limits made it wait, and a decision
+/// that took its time where they did not.
+const MIN_WAIT: Duration = Duration::from_millis(1);
+const MIN_DECISION: Duration = Duration::from_millis(50);
 
 /// Log message of a request that the limits of its key delayed or stopped.
 const KEY_LIMITED: &str = "the limits of the key apply";
@@ -154,7 +156,7 @@ impl<'gateway> KeyAdmission<'gateway> {
             }
         }
         let waited = since.elapsed();
-        if waited > Duration::from_millis(1) && !wait.is_zero() || waited > Duration::from_millis(50) {
+        if waited > MIN_WAIT && !wait.is_zero() || waited > MIN_DECISION {
             pending.usage.note_wait(waited, KEY_LIMITED);
         }
         pending.request.check_length()?;
@@ -192,7 +194,7 @@ impl<'gateway> KeyAdmission<'gateway> {
                     self.left = Some(left);
                     // Released if the client disconnects during the wait.
                     let held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, &team.prices, price, estimate);
-                    if wait > Duration::from_secs(2) {
+                    if wait > LONG_WAIT {
                         let (name, seconds) = (&self.key.name, wait.as_secs());
                         account.pacing.say(&format!("request of key `{name}` delayed {seconds} s by its limits"));
                     }
@@ -265,7 +267,7 @@ fn not_kept(request: &ClientRequest, key: &str) -> Refusal {
             "the limits of key `{key}` require that the whole request is read first, and other requests use the memory \
              for that"
         );
-        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "gateway_overloaded", message).after(MEMORY_RETRY);
+        return Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "gateway_overloaded", message).after(RETRY_SOON);
     }
     let message = format!("the limits of key `{key}` require requests that fit into the gateway's `--replay-limit`");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()

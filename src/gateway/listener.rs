@@ -14,6 +14,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use hyper::StatusCode;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -22,14 +23,15 @@ use tokio_rustls::server::TlsStream;
 
 use super::client_body::LINGER;
 use super::identity::Identity;
+use super::refusal::Refusal;
 use crate::error::{Failed, Failure};
 use crate::platform::socket::{self, Socket};
 
 /// Two round trips and a signature. A phone on a bad line needs a few seconds.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// The answer to a request without TLS where TLS is spoken.
-const NO_TLS: &str = r#"{"error":{"message":"this address requires HTTPS: use https:// instead of http://","type":"invalid_request_error","code":"tls_only"}}"#;
+/// Said to a request without TLS where TLS is spoken.
+const NO_TLS: &str = "this address requires HTTPS: use https:// instead of http://";
 
 /// What a gateway listens on.
 pub(crate) struct Listener {
@@ -175,12 +177,13 @@ impl Stream {
         let Transport::Tcp(mut stream) = self.transport else { return Ok(self) };
         let handshake = async {
             if is_plain_http(&stream).await {
-                let length = NO_TLS.len();
+                let body = Refusal::new(StatusCode::BAD_REQUEST, "tls_only", NO_TLS).text();
+                let length = body.len();
                 let head = format!(
                     "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
                      Connection: close\r\n\r\n"
                 );
-                let _ = stream.write_all(format!("{head}{NO_TLS}").as_bytes()).await;
+                let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
                 let _ = read_out(&mut stream).await;
                 return Err("it sent a request without TLS".to_owned());
             }

@@ -72,7 +72,7 @@ pub(super) async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
     if !is_ready {
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         if gateway.profiles.first.cache.trouble().is_some() {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(refusal::HOME_RETRY.as_secs()));
+            response.headers_mut().insert(RETRY_AFTER, refusal::seconds_of(refusal::RETRY_SOON));
         }
     }
     response

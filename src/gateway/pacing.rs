@@ -11,7 +11,7 @@ use super::Tuning;
 use super::served_profile::hash;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
-use crate::limits::shared::{Decision, Ended, Kind, Shared, SharedAccount, name_of_day};
+use crate::limits::shared::{Decision, Ended, Kind, SPREAD, Shared, SharedAccount, name_of_day};
 use crate::limits::{AccountWindows, BUSY, Day, Rate, Reservation, Rule, Slot, UsedUp, Zone, pause};
 use crate::providers::Provider;
 
@@ -22,11 +22,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const MAX_WINDOW: Duration = Duration::from_secs(366 * 86400);
 
 /// A longer wait is reported on stderr, but not more often than every [`QUIET`].
-const SILENCE: Duration = Duration::from_secs(2);
+pub(super) const LONG_WAIT: Duration = Duration::from_secs(2);
 const QUIET: Duration = Duration::from_secs(10);
-
-/// Requests that wait for the same moment are spread over this time, well below what windows are kept longer between machines.
-const SPREAD: Duration = Duration::from_millis(100);
 
 /// Maximum time a request waits for a slot: clients wait about this long for a response.
 pub(super) const MAX_QUEUE_TIME: Duration = Duration::from_secs(600);
@@ -205,7 +202,7 @@ impl Pacing {
     }
 
     fn explain(&self, wait: Duration) {
-        if wait > SILENCE {
+        if wait > LONG_WAIT {
             let limit = self.windows.rate.borrow().rule().per_window.unwrap_or_default();
             let seconds = self.windows.rate.borrow().rule().window.as_secs();
             let per = if seconds == 60 { "a minute".to_owned() } else { format!("in {seconds} s") };

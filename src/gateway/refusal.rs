@@ -14,7 +14,6 @@ use super::pacing::NoSlot;
 use super::response_body::ResponseBody;
 use super::upstream::SendError;
 use crate::error::{Failed, Failure, note, printable};
-use crate::limits::shared::RETRY_AFTER as RETRY_SHARED;
 use crate::limits::{Exhausted, UsedUp};
 use crate::providers::error::{Cause, retry_after};
 
@@ -53,7 +52,8 @@ impl Refusal {
         self
     }
 
-    pub(super) fn into_response(self) -> Response<ResponseBody> {
+    /// The body of the response.
+    pub(super) fn text(&self) -> String {
         let kind = match self.status.as_u16() {
             401 => "authentication_error",
             403 => "permission_error",
@@ -65,14 +65,16 @@ impl Refusal {
         };
         let error = json!({ "message": self.message, "type": kind, "param": null, "code": self.code });
         // Clients of Anthropic's protocol read the `type` next to it.
-        let body = json!({ "type": "error", "error": error });
-        let mut response = Response::new(ResponseBody::Whole(body.to_string().into()));
+        json!({ "type": "error", "error": error }).to_string()
+    }
+
+    pub(super) fn into_response(self) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::Whole(self.text().into()));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {
-            // Rounded up: never earlier than the truth.
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+            headers.insert(RETRY_AFTER, seconds_of(wait));
         }
         if let Some(should_retry) = self.should_retry {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static(if should_retry { "true" } else { "false" }));
@@ -81,21 +83,31 @@ impl Refusal {
     }
 }
 
+/// The value of `Retry-After`. Rounded up: never earlier than the truth.
+pub(super) fn seconds_of(wait: Duration) -> HeaderValue {
+    HeaderValue::from(rounded_up(wait))
+}
+
+fn rounded_up(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
 pub(super) fn too_long(most: u64) -> Refusal {
     let message = format!("the request body exceeds {most} bytes (`--max-body`)");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", message).finally()
 }
 
-/// When a client may ask again whose gateway has no token of another machine's login.
-pub(super) const HOME_RETRY: Duration = Duration::from_secs(5);
+/// The `Retry-After` where nothing says when what is missing is there again: a credential, the shared limits, memory.
+pub(super) const RETRY_SOON: Duration = Duration::from_secs(5);
 
 /// There is no credential to send.
 pub(super) fn not_ready(failed: &Failed) -> Refusal {
     let hint = failed.hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
     let message = format!("qwenauth: {}{hint}", failed.message);
     match failed.failure {
-        Failure::Temporary => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message)
-            .after(Duration::from_secs(5)),
+        Failure::Temporary => {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message).after(RETRY_SOON)
+        }
         Failure::LoginRequired => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "login_required", message).finally(),
         _ => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message).finally(),
     }
@@ -132,10 +144,10 @@ pub(super) fn no_slot(profile: &str, no_slot: NoSlot) -> Refusal {
         NoSlot::Unavailable => {
             let message =
                 "the limits that the gateways of this team share are not available: their server is unreachable";
-            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(RETRY_SHARED)
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "shared_state_unavailable", message).after(RETRY_SOON)
         }
         NoSlot::TooLong(wait) => {
-            let seconds = wait.as_secs();
+            let seconds = rounded_up(wait);
             let message = format!("the queue of `{profile}` is full: this request would wait {seconds} s");
             Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", message).after(wait)
         }
@@ -200,7 +212,7 @@ pub(super) fn over_quota(profile: &str, cause: Cause, ends: SystemTime) -> Refus
 
 /// In its two largest units.
 pub(super) fn duration(wait: Duration) -> String {
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let seconds = rounded_up(wait);
     match (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds} s"),
         (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),

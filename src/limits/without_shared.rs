@@ -16,8 +16,8 @@ use rustls::ClientConfig;
 
 use super::engine::{self, AccountWindows, Demand, Grant, Left, Unavailable, Used};
 pub(crate) use super::together::{
-    Counted, Decision, Ended, Health, KeyStanding, KeysHere, Kind, Limit, Looked, OnLoss, Outcome, RETRY_AFTER, Row,
-    SharedAccount, Sums, TIMEOUT, Watched, name_of_day,
+    Counted, Decision, Ended, GONE_AFTER, Health, KeyStanding, KeysHere, Kind, Limit, Looked, OnLoss, Outcome, Row,
+    SPREAD, SharedAccount, Sums, TIMEOUT, Watched, name_of_day,
 };
 use crate::error::{Failed, Failure};
 use crate::keys::{KeyRecord, Publication, TeamSecret};

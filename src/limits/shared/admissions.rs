@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::HOLD;
+use super::RESERVED_FOR;
 use super::alone::Alone;
 use super::end::finishing;
 use super::link::Link;
@@ -155,7 +155,7 @@ impl Admissions {
         for limit in limits {
             limit.add_keys(&self.link.names, &mut command);
         }
-        command.arg(&**self.link.epoch.borrow()).arg(id).arg(longest).arg(milliseconds(HOLD));
+        command.arg(&**self.link.epoch.borrow()).arg(id).arg(longest).arg(milliseconds(RESERVED_FOR));
         let (asker, version) = key.map_or(("", ""), |key| (&key.record.id, &key.version));
         command.arg(asker).arg(version);
         for limit in limits {

@@ -12,11 +12,8 @@ use super::counts::AskedAbout;
 use super::end::finishing;
 use super::link::State;
 use super::script::{self, BEAT, FINISH, REJOIN};
-use super::{HOLD, Shared};
+use super::{GONE_AFTER, RESERVED_FOR, Shared};
 use crate::limits::together::milliseconds;
-
-/// The silence after which a gateway counts as gone.
-const SILENT: Duration = Duration::from_secs(15);
 
 /// How long an emptied server waits for the counts of gateways that have not reconnected, from the first one that has: the
 /// longest pause between their probes.
@@ -95,7 +92,7 @@ impl CatchUp<'_> {
     pub(super) async fn rejoin(&mut self) -> Result<Rejoined> {
         let link = &self.shared.link;
         let mut keys = vec![link.names.epoch(), link.names.of("restored"), link.names.of("restoring")];
-        let counters = link.standing.borrow_mut().tell(&link.names, &mut keys, link.now(), milliseconds(HOLD));
+        let counters = link.standing.borrow_mut().tell(&link.names, &mut keys, link.now(), milliseconds(RESERVED_FOR));
         let said = json!({
             "instance": link.instance,
             "epoch": &**link.epoch.borrow(),
@@ -131,8 +128,8 @@ impl CatchUp<'_> {
         let mut keys = vec![link.names.epoch(), link.names.gateways(), link.names.records()];
         let (mut said, asked) = link.standing.borrow().asked(&link.names, &mut keys, link.now());
         said["instance"] = link.instance.as_str().into();
-        said["keep"] = milliseconds(SILENT).into();
-        said["hold"] = milliseconds(HOLD).into();
+        said["keep"] = milliseconds(GONE_AFTER).into();
+        said["hold"] = milliseconds(RESERVED_FOR).into();
         let beat: Beat =
             script::run(&mut self.connection, &BEAT, &keys, &said).await.map_err(|error| link.failure(&error))?;
         self.shared.keys.compare_secret(beat.check.as_deref());

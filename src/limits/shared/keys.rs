@@ -17,7 +17,7 @@ use crate::keys::{Directory, KeyRecord, Money, State as KeyState, TeamSecret};
 use crate::limits::UsedUp;
 use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
 use crate::limits::together::{
-    Counted, Decision, Ended, Kind, Limit, SharedAccount, UNLIMITED, Unit, kept, since_epoch, time,
+    Counted, Decision, Ended, Kind, Limit, SPREAD, SharedAccount, UNLIMITED, Unit, kept, since_epoch, time,
 };
 
 const DAY: u64 = 86_400_000;
@@ -26,10 +26,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// Poll interval of a request that waits until another request of its key has ended, possibly at another gateway.
 const POLL: Duration = Duration::from_millis(200);
-
-/// Requests that wait for the same moment are spread over this time, well below the extra time that windows are kept
-/// between machines.
-const SPREAD: Duration = Duration::from_millis(100);
 
 /// The limits of keys, counted together with other gateways.
 pub(crate) struct SharedKeys(Rc<Shared>);

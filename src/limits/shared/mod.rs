@@ -81,14 +81,12 @@ pub(crate) use self::keys::SharedKeys;
 use self::ledger::Ledger;
 use self::link::Link;
 use self::published::PublishedKeys;
+use super::engine::RESERVED_FOR;
 use super::together::Limit;
 pub(crate) use super::together::{
-    Counted, Decision, Ended, Health, KeyStanding, KeysHere, Kind, Looked, OnLoss, Outcome, RETRY_AFTER, Row,
+    Counted, Decision, Ended, GONE_AFTER, Health, KeyStanding, KeysHere, Kind, Looked, OnLoss, Outcome, Row, SPREAD,
     SharedAccount, TIMEOUT, Watched, name_of_day,
 };
-
-/// A reservation or request in flight of a gateway that died expires after this.
-const HOLD: Duration = Duration::from_secs(900);
 
 /// Whether this program was built to count together with others.
 #[expect(clippy::unnecessary_wraps, reason = "without the feature `team` it was not")]

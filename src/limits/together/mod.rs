@@ -22,8 +22,12 @@ use crate::providers::error::Cause;
 /// Default of `[team] timeout`: the maximum time that a request waits for the server.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The `Retry-After` of a rejected request while the server is unreachable.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Requests that wait for the same moment are spread over this time, well below the extra time that windows are kept
+/// between machines.
+pub(crate) const SPREAD: Duration = Duration::from_millis(100);
+
+/// The silence after which a gateway counts as gone: it reports at least once a second that it is alive.
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(15);
 
 /// What gateways do while the server is unreachable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -174,7 +174,10 @@ fn a_request_without_tls_gets_an_error_that_names_https() {
     let gateway = Secured::start(&machine, "server", &[]);
     let head = b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: 2000000\r\n\r\n";
     let mut client = Client::send(&format!("127.0.0.1:{}", gateway.port), head);
-    assert_eq!(client.next().is(400).code(), "tls_only");
+    let answer = client.next();
+    assert_eq!(answer.is(400).code(), "tls_only");
+    // Clients of Anthropic's protocol read it.
+    assert_eq!(answer.json()["type"], "error");
     for _ in 0..20 {
         client.write(&vec![b'x'; 100_000]);
     }
