@@ -13,11 +13,12 @@ use hyper::Response;
 use super::answer::{InspectedResponse, NoChunk, begin, inspect};
 use super::client_request::ClientRequest;
 use super::credential::ReadyCredential;
+use super::edge::NoToken;
 use super::estimate::Estimate;
 use super::fallback::Reason;
 use super::forward::ProxiedRequest;
-use super::rejection::{DeferredResponse, Rejection, Unserved, is_for_every_credential};
 use super::pacing::LONG_WAIT;
+use super::rejection::{DeferredResponse, Rejection, Unserved, is_for_every_credential};
 use super::request_body::RequestBody;
 use super::response_body::ResponseBody;
 use super::retry::{MAX_ATTEMPTS, Next, backoff, next};
@@ -324,7 +325,7 @@ async fn unless_silent<T>(
 }
 
 fn not_ready(served: &ServedProfile, failed: &Failed) -> Unserved {
-    refusal::not_ready(failed).coded(served.cache.trouble()).into()
+    refusal::not_ready(failed).coded(served.cache.trouble().map(NoToken::code)).into()
 }
 
 fn log_attempt(

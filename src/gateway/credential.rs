@@ -18,7 +18,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::{Mutex, oneshot};
 
 use super::anthropic::Endpoint;
-use super::edge::Edge;
+use super::edge::{Edge, NoToken};
 use super::upstream::Origin;
 use crate::credentials::{ApiMark, Credential, CredentialSource, Lifetime, MARGIN, Stored, Why, fresh, renew};
 use crate::error::{Failed, Failure, Report};
@@ -201,7 +201,7 @@ impl CredentialCache {
     }
 
     /// Why there is no token of another machine's login, where that is so.
-    pub(super) fn trouble(&self) -> Option<&'static str> {
+    pub(super) fn trouble(&self) -> Option<NoToken> {
         self.edge.as_ref()?.trouble()
     }
 
@@ -211,6 +211,7 @@ impl CredentialCache {
             && edge.look().await
         {
             self.forget();
+            self.failed.set(None);
         }
     }
 
@@ -288,14 +289,15 @@ impl CredentialCache {
     }
 
     /// Whether a credential is available, or why not, for `/readyz`. Anyone may ask, so a failure is examined again
-    /// only after [`RENEWAL_RETRY_AFTER`].
+    /// only after [`RENEWAL_RETRY_AFTER`], or once another machine has published something.
     pub(super) async fn is_ready(&self) -> Result<(), &'static str> {
         let found = match self.failed.get() {
             Some((at, failure, version)) if at.elapsed() < RENEWAL_RETRY_AFTER && version == self.version() => {
-                Err(failure.name())
+                Err(failure)
             }
-            _ => self.fresh().await.map(drop).map_err(|failed| self.trouble().unwrap_or(failed.failure.name())),
+            _ => self.fresh().await.map(drop).map_err(|failed| failed.failure),
         };
+        let found = found.map_err(|failure| self.trouble().map_or(failure.name(), NoToken::code));
         // Asked last: another credential in the file takes the place of the one that was rejected, and a gateway that is
         // not ready may get no request that would find it.
         if is_within(REFUSED_FOR, self.refused_at.get()) { Err("refused") } else { found }
@@ -345,17 +347,22 @@ impl CredentialCache {
     }
 
     async fn ask(&self, since: Instant, wanted: Wanted) -> Result<Rc<ReadyCredential>, Failed> {
-        if let Some(edge) = &self.edge {
-            return edge.fresh().await.and_then(|found| self.keep(found));
-        }
+        let version = self.version();
+        let found = match &self.edge {
+            Some(edge) => edge.fresh().await,
+            None => self.ask_thread(since, wanted).await,
+        };
+        let found = found.and_then(|found| self.keep(found));
+        self.failed.set(found.as_ref().err().map(|failed| (Instant::now(), failed.failure, version)));
+        found
+    }
+
+    async fn ask_thread(&self, since: Instant, wanted: Wanted) -> Result<Found, Failed> {
         let over = || Failed::new(Failure::Temporary, "the gateway is shutting down");
         let (reply, answer) = oneshot::channel();
         let jobs = self.jobs.as_ref().ok_or_else(over)?;
         jobs.send(Job { since, wanted, reply }).map_err(|_| over())?;
-        let version = self.version();
-        let found = answer.await.unwrap_or_else(|_| Err(over())).and_then(|found| self.keep(found));
-        self.failed.set(found.as_ref().err().map(|failed| (Instant::now(), failed.failure, version)));
-        found
+        answer.await.unwrap_or_else(|_| Err(over()))
     }
 
     fn keep(&self, found: Found) -> Result<Rc<ReadyCredential>, Failed> {

@@ -14,16 +14,13 @@ use super::fleet::{Fleet, Opened};
 use super::reload::LOOK;
 use crate::credentials::{ApiMark, Credential, CredentialSource};
 use crate::error::{Failed, Failure, printable};
-use crate::limits::shared::{Looked, Shared};
+use crate::limits::shared::{GONE_AFTER, Looked, Shared};
 
 /// How long a request whose token was rejected waits for the home.
 const WAIT: Duration = Duration::from_secs(20);
 
 /// Poll interval of that wait.
 const POLL: Duration = Duration::from_millis(100);
-
-/// A home reports every 250 ms that it is alive.
-const SILENT: Duration = Duration::from_secs(15);
 
 /// The token that this edge has.
 enum Held {
@@ -34,6 +31,32 @@ enum Held {
     /// The home has logged out.
     Gone,
     Token(Box<Credential>),
+}
+
+/// Why there is no token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoToken {
+    /// See [`Held::Foreign`].
+    SecretMismatch,
+    /// See [`Held::Gone`].
+    LoggedOut,
+    /// It has expired, and its home has not responded for this long.
+    HomeSilent(Duration),
+    Expired,
+    NoHome,
+}
+
+impl NoToken {
+    /// For programs.
+    pub(super) fn code(self) -> &'static str {
+        match self {
+            Self::SecretMismatch => "secret_mismatch",
+            Self::LoggedOut => "login_required",
+            Self::HomeSilent(_) => "home_silent",
+            Self::Expired => "token_expired",
+            Self::NoHome => "no_home",
+        }
+    }
 }
 
 /// Looks about once a second what the homes of other machines' logins have published.
@@ -128,17 +151,17 @@ impl Edge {
                 None => return Err(self.failed()),
                 Some(_) => {}
             }
-            let message = if self.shared.token_of(self.profile()).want(generation).await.is_none() {
-                Some(
-                    "its token was rejected, and the team's server, through which its home could be asked for a new one, is unreachable",
-                )
+            let why = if self.shared.token_of(self.profile()).want(generation).await.is_none() {
+                let why = "the team's server, through which its home could be asked for a new one, is unreachable";
+                Some(why.to_owned())
             } else if since.elapsed() > WAIT {
-                Some("its token was rejected, and its home did not renew it within 20 s")
+                Some(format!("its home did not renew it within {} s", WAIT.as_secs()))
             } else {
                 None
             };
-            if let Some(message) = message {
-                return Err(Failed::new(Failure::Temporary, format!("`{}`: {message}", self.profile())));
+            if let Some(why) = why {
+                let message = format!("`{}`: its token was rejected, and {why}", self.profile());
+                return Err(Failed::new(Failure::Temporary, message));
             }
             tokio::time::sleep(POLL).await;
         }
@@ -155,16 +178,15 @@ impl Edge {
         Ok(Found { credential, provider, base_url, stamp: None, mark, generation: Some(generation) })
     }
 
-    /// Why there is no token, as a machine-readable code.
-    pub(super) fn trouble(&self) -> Option<&'static str> {
-        let is_silent = self.home.borrow().as_ref().is_some_and(|(_, silent)| *silent >= SILENT);
-        match *self.held.borrow() {
-            Held::Token(_) if self.token().is_some() => None,
-            Held::Foreign => Some("secret_mismatch"),
-            Held::Gone => Some("login_required"),
-            Held::Token(_) if is_silent => Some("home_silent"),
-            Held::Token(_) => Some("token_expired"),
-            Held::Nothing => Some("no_home"),
+    pub(super) fn trouble(&self) -> Option<NoToken> {
+        let silence = self.home.borrow().as_ref().map(|(_, silence)| *silence).filter(|silence| *silence >= GONE_AFTER);
+        match (&*self.held.borrow(), silence) {
+            (Held::Token(_), _) if self.token().is_some() => None,
+            (Held::Foreign, _) => Some(NoToken::SecretMismatch),
+            (Held::Gone, _) => Some(NoToken::LoggedOut),
+            (Held::Token(_), Some(silence)) => Some(NoToken::HomeSilent(silence)),
+            (Held::Token(_), None) => Some(NoToken::Expired),
+            (Held::Nothing, _) => Some(NoToken::NoHome),
         }
     }
 
@@ -172,30 +194,29 @@ impl Edge {
         let profile = self.profile();
         let home = self.home.borrow();
         let named = home.as_ref().map(|(home, _)| format!("`{}`", printable(home)));
-        let silence = home.as_ref().map(|(_, silent)| *silent).filter(|silent| *silent >= SILENT);
         let at_home = named.map_or_else(|| "its home".to_owned(), |home| format!("its home {home}"));
-        match (self.trouble(), silence) {
-            (Some("secret_mismatch"), _) => Failed::new(
+        match self.trouble() {
+            Some(NoToken::SecretMismatch) => Failed::new(
                 Failure::Temporary,
                 format!("the token of `{profile}` cannot be decrypted: it was encrypted with another team secret"),
             )
             .hint("use the same `secret_file` on every machine of the team"),
-            (Some("login_required"), _) => {
+            Some(NoToken::LoggedOut) => {
                 Failed::new(Failure::LoginRequired, format!("`{profile}` is logged out at {at_home}"))
                     .hint("log in there again")
             }
-            (Some("token_expired"), _) => Failed::new(
+            Some(NoToken::Expired) => Failed::new(
                 Failure::Temporary,
                 format!("the token of `{profile}` has expired, and {at_home} has not published another"),
             ),
-            (Some("home_silent"), Some(silence)) => Failed::new(
+            Some(NoToken::HomeSilent(silence)) => Failed::new(
                 Failure::Temporary,
                 format!(
                     "the token of `{profile}` has expired, and {at_home} has not responded for {}",
                     super::refusal::duration(silence)
                 ),
             ),
-            _ => Failed::new(
+            Some(NoToken::NoHome) | None => Failed::new(
                 Failure::Temporary,
                 format!("there is no token of `{profile}`: no gateway of this team has published one"),
             )
