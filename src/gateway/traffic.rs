@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -278,13 +278,16 @@ impl Traffic {
 
 enum Job {
     Line(String),
-    Reopen,
+    /// The thread is to look at [`Log::is_rotated`] though there is no line.
+    Look,
 }
 
 /// The file of `--log` and the thread that writes it.
 struct Log {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// Whether the file is to be opened again. Not a job, which would be lost while lines fill the queue.
+    is_rotated: Arc<AtomicBool>,
 }
 
 impl Log {
@@ -293,29 +296,30 @@ impl Log {
         let path = (path != Path::new("-")).then(|| path.to_owned());
         let mut file = path.as_deref().map(open).transpose()?;
         let (jobs, queue) = mpsc::sync_channel(MAX_WAITING);
+        let is_rotated = Arc::<AtomicBool>::default();
+        let rotated = Arc::clone(&is_rotated);
         let work = move || {
             let trouble = Trouble::default();
             for job in queue {
-                match job {
-                    Job::Line(line) => {
-                        let written = match &mut file {
-                            Some(file) => file.write_all(line.as_bytes()),
-                            None => std::io::stdout().write_all(line.as_bytes()),
-                        };
-                        match written {
-                            Ok(()) => trouble.end(),
-                            Err(error) => {
-                                dropped.fetch_add(1, Ordering::Relaxed);
-                                trouble.note(&format!("cannot write the request log: {error}"));
-                            }
-                        }
+                if rotated.swap(false, Ordering::Relaxed) {
+                    reopen(path.as_ref(), &mut file);
+                }
+                let Job::Line(line) = job else { continue };
+                let written = match &mut file {
+                    Some(file) => file.write_all(line.as_bytes()),
+                    None => std::io::stdout().write_all(line.as_bytes()),
+                };
+                match written {
+                    Ok(()) => trouble.end(),
+                    Err(error) => {
+                        dropped.fetch_add(1, Ordering::Relaxed);
+                        trouble.note(&format!("cannot write the request log: {error}"));
                     }
-                    Job::Reopen => reopen(path.as_ref(), &mut file),
                 }
             }
         };
         let thread = std::thread::Builder::new().name("log".to_owned()).spawn(work)?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), is_rotated })
     }
 
     fn write(&self, line: String) -> bool {
@@ -323,8 +327,10 @@ impl Log {
     }
 
     fn reopen(&self) {
+        self.is_rotated.store(true, Ordering::Relaxed);
         if let Some(jobs) = &self.jobs {
-            let _ = jobs.try_send(Job::Reopen);
+            // A full queue has lines that wake the thread.
+            let _ = jobs.try_send(Job::Look);
         }
     }
 }
@@ -433,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_line_has_times_in_milliseconds_and_lines_that_cannot_wait_are_counted() {
-        let log = Some(Log { jobs: None, thread: None });
+        let log = Some(Log { jobs: None, thread: None, is_rotated: Arc::default() });
         let traffic = Rc::new(Traffic { log, ..Rc::into_inner(Traffic::new(None, false).unwrap()).unwrap() });
         traffic.use_key(&Secret::new("key".to_owned()));
         let mut entry = traffic.begin(&Method::GET, "/v1/models");
@@ -445,6 +451,19 @@ mod tests {
         drop(entry);
         drop(traffic.begin(&Method::GET, "/"));
         assert!(traffic.metrics().contains("\nqwenauth_log_dropped_total 2\n"));
+    }
+
+    #[test]
+    fn a_log_is_reopened_though_its_queue_is_full() {
+        let (jobs, queue) = mpsc::sync_channel(1);
+        let log = Log { jobs: Some(jobs), thread: None, is_rotated: Arc::default() };
+        assert!(log.write("line\n".to_owned()) && !log.write("lost\n".to_owned()));
+        log.reopen();
+        assert!(log.is_rotated.load(Ordering::Relaxed));
+        assert!(matches!(queue.try_iter().collect::<Vec<_>>()[..], [Job::Line(_)]));
+        // An idle log has no line that would wake it.
+        log.reopen();
+        assert!(matches!(queue.try_iter().collect::<Vec<_>>()[..], [Job::Look]));
     }
 
     #[test]
