@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::CONTENT_ENCODING;
@@ -213,7 +213,7 @@ fn all_refused(first: &str, deferred: DeferredResponse, tried: &[(String, String
         DeferredResponse::Own(refusal) => refusal,
         DeferredResponse::Provider(rejection) => Refusal::new(rejection.status(), "upstream_error", ""),
     };
-    log::info!("no profile served a request of `{first}` at {:?}", SystemTime::now());
+    log::info!("no profile served a request of `{first}`");
     refusal.message = message;
     refusal.retry_after = earliest;
     refusal

@@ -142,7 +142,7 @@ impl Home {
         // rejected.
         let known = if published.is_shown { watched.wanted } else { watched.wanted.max(watched.generation) };
         if known > published.generation {
-            published.generation = known + 1;
+            published.generation = known.saturating_add(1);
         }
         if watched.generation < published.generation {
             let text = Lent::of(&ready.credential);
@@ -163,7 +163,7 @@ impl Home {
         // Without a login this is not a home any more, and another machine may be.
         let Some(looked) = self.shared.token_of(profile).look(published.generation).await else { return };
         if !published.is_shown && looked.generation > published.generation {
-            published.generation = looked.generation + 1;
+            published.generation = looked.generation.saturating_add(1);
         }
         if looked.generation < published.generation {
             published.is_shown |= self.publish(profile, published.generation, GONE.as_bytes(), GONE_FOR).await;
@@ -217,7 +217,7 @@ fn ahead(life: Duration) -> Duration {
 /// Higher than `generation` and those of earlier homes: milliseconds since 1970.
 fn next(generation: u64) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or_default().max(generation + 1)
+    u64::try_from(now.as_millis()).unwrap_or_default().max(generation.saturating_add(1))
 }
 
 #[cfg(test)]
@@ -236,5 +236,7 @@ mod tests {
     fn generations_only_grow() {
         let first = next(0);
         assert!(next(first) > first && next(u64::MAX / 2) > u64::MAX / 2);
+        // As a server may state it.
+        assert_eq!(next(u64::MAX), u64::MAX);
     }
 }

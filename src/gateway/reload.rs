@@ -20,7 +20,7 @@ pub(super) async fn reload(gateway: &Gateway) {
     if let Some(key_file) = &gateway.key_file {
         use_key(gateway, key_file.stored().await.map(Some));
     }
-    if let Err(error) = gateway.upstream.reload_certificates() {
+    if let Err(error) = gateway.upstream.reload_certificates().await {
         note(&format!("warning: still using the old certificates: {error:#}"));
     }
     if let Some(team) = &gateway.team {
@@ -28,7 +28,7 @@ pub(super) async fn reload(gateway: &Gateway) {
     }
     gateway.profiles.all().iter().for_each(|served| served.cache.forget());
     gateway.traffic.reopen();
-    log::info!("reloading key, certificates and credential after SIGHUP");
+    log::info!("reloaded the key, certificates, credentials, team secret and request log after SIGHUP");
 }
 
 fn use_key(gateway: &Gateway, read: Result<Option<Secret>>) {

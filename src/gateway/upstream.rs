@@ -174,8 +174,8 @@ impl Upstream {
     }
 
     /// Reads the certificates again, for connections made from now on.
-    pub(super) fn reload_certificates(&self) -> Result<()> {
-        self.connector.reload_certificates()
+    pub(super) async fn reload_certificates(&self) -> Result<()> {
+        self.connector.reload_certificates().await
     }
 }
 

@@ -108,10 +108,12 @@ impl Connector {
     }
 
     /// Reads the certificates again, for connections made from now on.
-    pub(super) fn reload_certificates(&self) -> Result<()> {
+    pub(super) async fn reload_certificates(&self) -> Result<()> {
         if self.tls.borrow().is_some() {
-            let config = Arc::new(tls::client_config(self.ca_file.as_deref())?);
-            *self.tls.borrow_mut() = Some(config);
+            // All streams would stand still meanwhile.
+            let ca_file = self.ca_file.clone();
+            let read = tokio::task::spawn_blocking(move || tls::client_config(ca_file.as_deref())).await?;
+            *self.tls.borrow_mut() = Some(Arc::new(read?));
         }
         Ok(())
     }
