@@ -181,6 +181,7 @@ impl CatchUp<'_> {
                 return Err(link.failure(&error));
             }
         }
+        tickets.say_lost();
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::Shared;
 use super::catch_up::CatchUp;
@@ -98,8 +98,9 @@ impl Shared {
         self.admissions.tickets.is_ending.set(true);
         let has_news = self.link.standing.borrow().has_news();
         let has_rest = has_news || self.admissions.tickets.has_postponed() || self.ledger.has_news();
-        if has_rest && self.link.is_up() {
-            let said = self.say_over_another_connection().await;
+        if has_rest {
+            let is_up = self.link.is_up();
+            let said = if is_up { self.say_over_another_connection().await } else { Err(anyhow!("it is unreachable")) };
             if let Err(error) = said {
                 log::warn!("the server of the shared limits did not receive the last usage: {error:#}");
             }

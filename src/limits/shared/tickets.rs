@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::limits::together::{Ended, Kind, Limit, Unit, amount};
 
-/// Maximum number of settled requests that wait for the server. What comes later is dropped: its reservations expire.
+/// Maximum number of settled requests that wait for the server. What comes later is lost: its reservations expire.
 const MOST_PENDING: usize = 10_000;
 
 /// A request that was admitted.
@@ -70,6 +70,8 @@ pub(super) struct Tickets {
     next: Cell<u64>,
     in_flight: RefCell<BTreeMap<String, Ticket>>,
     pending: RefCell<Vec<Report>>,
+    /// How many reports were lost since [`Tickets::say_lost`].
+    lost: Cell<u64>,
     /// How many reports are under way.
     pub(super) under_way: Cell<usize>,
     /// The gateway is stopping: nothing more is reported until its last request has ended.
@@ -99,6 +101,19 @@ impl Tickets {
         let mut pending = self.pending.borrow_mut();
         if pending.len() < MOST_PENDING {
             pending.push(report);
+        } else {
+            self.lost.set(self.lost.get() + 1);
+        }
+    }
+
+    /// Once the others have arrived: what the server does not know, and budgets do not count.
+    pub(super) fn say_lost(&self) {
+        let lost = self.lost.take();
+        if lost > 0 {
+            log::warn!(
+                "the server of the shared limits does not know what {lost} requests used: more than {MOST_PENDING} ended while it was \
+                 away"
+            );
         }
     }
 
@@ -132,12 +147,15 @@ mod tests {
     fn no_more_reports_wait_than_ten_thousand() {
         let tickets = Tickets::default();
         assert!(!tickets.has_postponed() && tickets.next_postponed().is_none());
-        for number in 0..=MOST_PENDING {
+        for number in 0..MOST_PENDING + 3 {
             tickets.postpone((number.to_string(), ticket(), Ended::AsEstimated));
         }
         assert!(tickets.has_postponed());
         assert_eq!(std::iter::from_fn(|| tickets.next_postponed()).count(), MOST_PENDING);
         assert!(!tickets.has_postponed());
+        assert_eq!(tickets.lost.get(), 3);
+        tickets.say_lost();
+        assert_eq!(tickets.lost.get(), 0, "it is said once");
     }
 
     #[test]
