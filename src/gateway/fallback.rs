@@ -73,15 +73,15 @@ impl Reason {
 /// The other profiles of a gateway.
 pub(super) struct Fallback {
     /// The profile at `/v1`.
-    first: String,
+    first: Rc<str>,
     pub(super) targets: Vec<(Rc<ServedProfile>, BTreeMap<String, String>)>,
     /// The profile that serves a model, where it is not the first, and what began it.
     serving: RefCell<BTreeMap<String, (String, String)>>,
 }
 
 impl Fallback {
-    pub(super) fn new(first: &str, targets: Vec<(Rc<ServedProfile>, BTreeMap<String, String>)>) -> Self {
-        Self { first: first.to_owned(), targets, serving: RefCell::default() }
+    pub(super) fn new(first: &Rc<str>, targets: Vec<(Rc<ServedProfile>, BTreeMap<String, String>)>) -> Self {
+        Self { first: Rc::clone(first), targets, serving: RefCell::default() }
     }
 
     /// Whether a request at this profile may move at all; its model and body decide later.
@@ -94,7 +94,7 @@ impl Fallback {
         let Some(model) = proxied.usage.model.as_ref().filter(|_| served.profile == self.first) else { return };
         let returned = self.serving.borrow_mut().remove(model);
         if let Some((from, occurrence)) = returned {
-            let to = self.first.clone();
+            let to = self.first.to_string();
             self.change(
                 &proxied.gateway.events,
                 &Event::Fallback { from, to, model: model.clone(), target_model: model.clone(), reason: "back" },
@@ -107,7 +107,7 @@ impl Fallback {
     fn note_moved(&self, events: &Events, to: &str, model: &str, target_model: &str, reason: Reason, occurrence: &str) {
         let before = self.serving.borrow_mut().insert(model.to_owned(), (to.to_owned(), occurrence.to_owned()));
         events.count_moved(&self.first, to, reason.name());
-        let from = before.map_or_else(|| self.first.clone(), |(from, _)| from);
+        let from = before.map_or_else(|| self.first.to_string(), |(from, _)| from);
         if from != to {
             let event = Event::Fallback {
                 from,
@@ -166,7 +166,7 @@ pub(super) async fn serve_elsewhere(
                 fallback.note_moved(events, &served.profile, &model, target_model, reason, occurrence);
                 return response;
             }
-            Err(other) => tried.push((served.profile.clone(), other.deferred.sentence(), other.deferred.wait())),
+            Err(other) => tried.push((served.profile.to_string(), other.deferred.sentence(), other.deferred.wait())),
         }
         proxied.request = original;
         // What was done there is entered there.

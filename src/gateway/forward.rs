@@ -45,12 +45,12 @@ pub(super) async fn forward(
     key: Option<Rc<KeyRecord>>,
     mut entry: Entry,
 ) -> Response<ResponseBody> {
-    entry.outcome.profile = Some(served.profile.clone());
+    entry.outcome.profile = Some(Rc::clone(&served.profile));
     if let Err(refusal) = check_length(request.headers(), gateway.options.max_body) {
         entry.answered(refusal.status);
         return refusal.into_response();
     }
-    let mut proxied = ProxiedRequest::begin(gateway, &served, request, &rest, key, entry);
+    let mut proxied = ProxiedRequest::begin(gateway, &served, request, rest, key, entry);
     match proxied.serve(&served).await {
         Ok(response) => response,
         Err(unserved) if unserved.reason.is_some() && proxied.may_move => {
@@ -72,12 +72,12 @@ impl<'gateway> ProxiedRequest<'gateway> {
         gateway: &'gateway Gateway,
         served: &ServedProfile,
         request: Request<ClientBody>,
-        rest: &str,
+        rest: String,
         key: Option<Rc<KeyRecord>>,
         entry: Entry,
     ) -> Self {
         let (head, body) = request.into_parts();
-        let (options, rest) = (&gateway.options, headers::clean_query(rest).into_owned());
+        let (options, rest) = (&gateway.options, headers::clean_query(rest));
         let body = RequestBody::new(body, options.replay_limit, options.max_body, &gateway.bodies);
         let request = ClientRequest { method: head.method, rest, headers: head.headers, body };
         let mut usage = UsageRecord::begin(Some(entry));

@@ -151,8 +151,8 @@ fn is_no_credential(name: &str) -> bool {
 }
 
 /// `rest`, a path with its query, without the parameters in which some API accepts a credential. The rest is unchanged.
-pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
-    let Some((path, query)) = rest.split_once('?') else { return Cow::Borrowed(rest) };
+pub(super) fn clean_query(rest: String) -> String {
+    let Some((path, query)) = rest.split_once('?') else { return rest };
     // `key[]` is `key` to some servers.
     let is_credential = |parameter: &&str| {
         let name = form_urlencoded::parse(parameter.as_bytes()).next().map(|(name, _)| name).unwrap_or_default();
@@ -163,7 +163,7 @@ pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
     };
     // Some servers end a parameter at `;` as well.
     if !query.split(['&', ';']).any(|parameter| is_credential(&parameter)) {
-        return Cow::Borrowed(rest);
+        return rest;
     }
     let without = |parameters: &str| {
         let kept: Vec<&str> = parameters.split(';').filter(|parameter| !is_credential(parameter)).collect();
@@ -171,9 +171,9 @@ pub(super) fn clean_query(rest: &str) -> Cow<'_, str> {
     };
     let kept: Vec<String> = query.split('&').filter_map(without).collect();
     if kept.is_empty() {
-        return Cow::Borrowed(path);
+        return path.to_owned();
     }
-    Cow::Owned(format!("{path}?{}", kept.join("&")))
+    format!("{path}?{}", kept.join("&"))
 }
 
 /// Adds the headers of the provider and its credential. `messages`: the endpoint of Anthropic's protocol, if the

@@ -80,7 +80,7 @@ impl Home {
     }
 
     async fn tend(&self, served: &ServedProfile) {
-        let profile = served.profile.as_str();
+        let profile = &*served.profile;
         let mut published = self.published.borrow_mut().remove(profile).unwrap_or_default();
         if served.cache.is_missing() {
             self.take_back(profile, &mut published).await;
@@ -113,7 +113,7 @@ impl Home {
     }
 
     async fn show(&self, served: &ServedProfile, ready: &Rc<ReadyCredential>, published: &mut Published) {
-        let profile = served.profile.as_str();
+        let profile = &*served.profile;
         let token = &ready.credential.access_token;
         let left = ready.credential.left(SystemTime::now()).unwrap_or_default();
         if published.token.as_ref() != Some(token) {

@@ -56,7 +56,7 @@ impl Profiles {
             );
         };
         let targets = self.fallback.iter().flat_map(|fallback| &fallback.targets).map(|(served, _)| served);
-        if let Some(served) = std::iter::once(&self.first).chain(targets).find(|served| served.profile == profile) {
+        if let Some(served) = std::iter::once(&self.first).chain(targets).find(|served| *served.profile == *profile) {
             return Ok(Rc::clone(served));
         }
         if let Some(served) = self.others.borrow().get(profile) {
@@ -80,7 +80,7 @@ impl Profiles {
         let mut totals: BTreeMap<_, Counts> = BTreeMap::new();
         for served in self.all() {
             for (model, counts) in served.all_accounts().iter().flat_map(|account| account.totals()) {
-                totals.entry((served.profile.clone(), model)).or_default().add(&counts);
+                totals.entry((served.profile.to_string(), model)).or_default().add(&counts);
             }
         }
         totals.into_iter().map(|((profile, model), counts)| (profile, model, counts)).collect()

@@ -34,7 +34,7 @@ const LIMIT_HEADERS: [(&str, &str, &str, &str); 4] = [
 const DAY_LABEL: &str = "requests per day";
 
 pub(super) struct ServedAccount {
-    pub(super) profile: String,
+    pub(super) profile: Rc<str>,
     pub(super) provider: String,
     account_id: String,
     pub(super) pacing: Pacing,
@@ -53,7 +53,7 @@ pub(super) struct ServedAccount {
 impl ServedAccount {
     /// `shared`: the counters of all gateways together, and the account's name there.
     pub(super) fn open(
-        profile: &str,
+        profile: &Rc<str>,
         provider: &Provider,
         account_id: String,
         state: &Path,
@@ -69,7 +69,7 @@ impl ServedAccount {
         let pacing = Pacing::new(Rate::open(state, &provider.name, &account_id, rule), profile, shared);
         let day = pacing.day();
         Self {
-            profile: profile.to_owned(),
+            profile: Rc::clone(profile),
             memory: RefCell::new(Memory::open(state, &provider.name, &account_id)),
             week_resets: provider.limits.week_resets.clone(),
             quotas: RefCell::new(Quotas::open(state, &provider.name, &account_id, own_quotas, waits)),
@@ -140,7 +140,7 @@ impl ServedAccount {
         if is_news {
             let reset = entry.resets_at.and_then(|at| rfc3339(time_of(at)?));
             let event = Event::LimitReached {
-                profile: self.profile.clone(),
+                profile: self.profile.to_string(),
                 provider: self.provider.clone(),
                 model: model.map(str::to_owned),
                 limit: cause,
@@ -213,7 +213,7 @@ impl ServedAccount {
         let stated = stated.map(|seen| (seen.limit, seen.remaining));
         let Some((used, limit, ends)) = self.pacing.warn(percent, stated) else { return };
         let event = Event::LimitNear {
-            profile: self.profile.clone(),
+            profile: self.profile.to_string(),
             provider: self.provider.clone(),
             used,
             limit,
@@ -283,7 +283,7 @@ mod tests {
         let provider = provider("qwen");
         let rule = rule(&provider, &Tuning { rpm: None, rpd: None, pacing }).unwrap();
         let events = Rc::new(Events::new(Hooks::new(Commands::new(), state), BTreeSet::new()));
-        ServedAccount::open("work", &provider, "key-1".into(), state, rule, events, None)
+        ServedAccount::open(&"work".into(), &provider, "key-1".into(), state, rule, events, None)
     }
 
     fn limit(message: &str) -> ApiError {

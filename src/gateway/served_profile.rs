@@ -35,7 +35,7 @@ pub(super) struct Common {
 
 pub(super) struct ServedProfile {
     common: Rc<Common>,
-    pub(super) profile: String,
+    pub(super) profile: Rc<str>,
     /// Its name for `x-qwenauth-profile`.
     pub(super) header: Option<HeaderValue>,
     path: PathBuf,
@@ -53,7 +53,7 @@ pub(super) struct ServedProfile {
 
 impl ServedProfile {
     pub(super) fn open(source: CredentialSource, common: Rc<Common>) -> Result<Self> {
-        let (profile, path) = (source.profile.clone(), source.store.path().to_owned());
+        let (profile, path) = (Rc::from(source.profile.as_str()), source.store.path().to_owned());
         // Otherwise each request would find out.
         if let Some(provider) = source.known_provider() {
             check_limits(&provider)?;
@@ -122,7 +122,7 @@ impl ServedProfile {
         let rule = pacing::rule(&ready.provider, &self.common.tuning)
             .map_err(|error| Failed::from(crate::error::Report::of(&error)))?;
         let name = || {
-            let login = ready.is_renewable().then_some(self.profile.as_str());
+            let login = ready.is_renewable().then_some(&*self.profile);
             pacing::shared_name(&ready.provider.name, &account_id, login)
         };
         let shared = self.common.shared.as_ref().map(|shared| (Rc::clone(shared), name()));
@@ -165,7 +165,7 @@ impl ServedProfile {
                 // Of what another machine renewed, that machine says so.
                 if is_new && ready.is_renewable() && ready.generation.is_none() {
                     let event = Event::Renewed {
-                        profile: self.profile.clone(),
+                        profile: self.profile.to_string(),
                         provider: ready.provider.name.clone(),
                         expires_at: ready.credential.expires_at.and_then(rfc3339),
                     };
@@ -180,7 +180,7 @@ impl ServedProfile {
                 if self.missed.borrow().as_ref() == Some(&occurrence) {
                     return;
                 }
-                let event = Event::LoginRequired { profile: self.profile.clone(), message: failed.message.clone() };
+                let event = Event::LoginRequired { profile: self.profile.to_string(), message: failed.message.clone() };
                 self.common.events.emit(&event, &occurrence);
                 *self.missed.borrow_mut() = Some(occurrence);
             }

@@ -42,7 +42,7 @@ const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 pub(super) struct Outcome {
     /// The id of the key of a person or job; `None` for the gateway's own.
     pub(super) key: Option<String>,
-    pub(super) profile: Option<String>,
+    pub(super) profile: Option<Rc<str>>,
     pub(super) provider: Option<String>,
     pub(super) model: Option<String>,
     /// The model that answered, as the answer has it.
@@ -152,7 +152,7 @@ impl Entry {
         json!({
             "time": jiff::Timestamp::try_from(SystemTime::now() - took).map(|at| format!("{at:.3}")).unwrap_or_default(),
             "key": key.clone().unwrap_or_else(|| self.traffic.key_id.borrow().clone()),
-            "profile": profile,
+            "profile": profile.as_deref(),
             "provider": provider,
             "model": model,
             "method": self.method.as_str(),

@@ -190,7 +190,7 @@ impl Drop for UsageRecord {
         if let Some(entry) = &mut self.entry {
             let outcome = &mut entry.outcome;
             if let Some(account) = &self.account {
-                outcome.profile.get_or_insert_default().clone_from(&account.profile);
+                outcome.profile = Some(Rc::clone(&account.profile));
             }
             (outcome.tries, outcome.waited) = (self.counts.tries, self.waited);
             (outcome.reason, outcome.fallback) = (self.reason, self.fallback);
