@@ -89,6 +89,7 @@ pub(super) async fn flush(gateway: &Gateway) {
             }
         }
     }
+    gateway.profiles.all().iter().for_each(|served| served.close_former());
 }
 
 /// Whose counts they are, for the sums of all gateways.

@@ -79,7 +79,7 @@ impl Profiles {
     pub(super) fn totals(&self) -> Vec<(String, String, Counts)> {
         let mut totals: BTreeMap<_, Counts> = BTreeMap::new();
         for served in self.all() {
-            for (model, counts) in served.all_accounts().iter().flat_map(|account| account.totals()) {
+            for (model, counts) in served.totals() {
                 totals.entry((served.profile.to_string(), model)).or_default().add(&counts);
             }
         }

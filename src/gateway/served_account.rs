@@ -235,6 +235,11 @@ impl ServedAccount {
         self.ledger.borrow_mut().take_pending(&today)
     }
 
+    /// Whether something is to be written to the ledger.
+    pub(super) fn has_pending(&self) -> bool {
+        self.ledger.borrow().has_pending()
+    }
+
     /// Keeps for the next time what was not written.
     pub(super) fn put_back(&self, pending: UnwrittenCounts) {
         self.ledger.borrow_mut().put_back(pending);

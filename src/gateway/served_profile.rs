@@ -1,6 +1,7 @@
 //! One profile served by the gateway: its credential, and the account that this belongs to now.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -21,7 +22,7 @@ use crate::limits::shared::Shared;
 use crate::limits::week_end;
 use crate::providers::Provider;
 use crate::sha256::short_sha256;
-use crate::usage::{Event, rfc3339};
+use crate::usage::{Counts, Event, add_total, rfc3339};
 
 /// What all profiles of a gateway have in common.
 pub(super) struct Common {
@@ -42,7 +43,7 @@ pub(super) struct ServedProfile {
     pub(super) cache: CredentialCache,
     /// The account, and the credential that was found to belong to it.
     account: RefCell<Option<(Rc<ReadyCredential>, Rc<ServedAccount>)>>,
-    former: RefCell<Vec<Rc<ServedAccount>>>,
+    former: RefCell<FormerAccounts>,
     last_ready: RefCell<Option<Rc<ReadyCredential>>>,
     /// The hash of the last token that was available.
     last_token: RefCell<Option<String>>,
@@ -102,9 +103,8 @@ impl ServedProfile {
         }
         let account = self.account_of(ready)?;
         let former = self.account.borrow_mut().replace((Rc::clone(ready), Rc::clone(&account)));
-        self.former
-            .borrow_mut()
-            .extend(former.map(|(_, former)| former).filter(|former| !Rc::ptr_eq(former, &account)));
+        let former = former.map(|(_, former)| former).filter(|former| !Rc::ptr_eq(former, &account));
+        self.former.borrow_mut().open.extend(former);
         Ok(account)
     }
 
@@ -118,6 +118,9 @@ impl ServedProfile {
             && account.is_of(&ready.provider, &account_id)
         {
             return Ok(Rc::clone(account));
+        }
+        if let Some(account) = self.former.borrow_mut().take(&ready.provider, &account_id) {
+            return Ok(account);
         }
         let rule = pacing::rule(&ready.provider, &self.common.tuning)
             .map_err(|error| Failed::from(crate::error::Report::of(&error)))?;
@@ -188,13 +191,51 @@ impl ServedProfile {
         }
     }
 
-    /// All accounts that this profile had while the gateway ran, because their usage must be written.
+    /// The account and those before it that are open, because their usage must be written.
     pub(super) fn all_accounts(&self) -> Vec<Rc<ServedAccount>> {
-        self.former.borrow().iter().cloned().chain(self.last_account()).collect()
+        self.former.borrow().open.iter().cloned().chain(self.last_account()).collect()
+    }
+
+    /// What all accounts that this profile had used since the gateway started, by model; a model may be there several
+    /// times.
+    pub(super) fn totals(&self) -> Vec<(String, Counts)> {
+        let closed = self.former.borrow().totals.clone();
+        closed.into_iter().chain(self.all_accounts().iter().flat_map(|account| account.totals())).collect()
+    }
+
+    /// Closes the accounts that are not used any more.
+    pub(super) fn close_former(&self) {
+        self.former.borrow_mut().close();
     }
 
     pub(super) fn last_account(&self) -> Option<Rc<ServedAccount>> {
         self.account.borrow().as_ref().map(|(_, account)| Rc::clone(account))
+    }
+}
+
+/// The accounts that a profile had before the current one. A key that is replaced each hour makes many.
+#[derive(Default)]
+struct FormerAccounts {
+    /// Those that a request uses, or whose usage is not written yet.
+    open: Vec<Rc<ServedAccount>>,
+    /// What the others used, by model.
+    totals: BTreeMap<String, Counts>,
+}
+
+impl FormerAccounts {
+    /// The account with this id, which is the current one again.
+    fn take(&mut self, provider: &Provider, account_id: &str) -> Option<Rc<ServedAccount>> {
+        let position = self.open.iter().position(|account| account.is_of(provider, account_id))?;
+        Some(self.open.swap_remove(position))
+    }
+
+    fn close(&mut self) {
+        let is_unused = |account: &mut Rc<ServedAccount>| Rc::strong_count(account) == 1 && !account.has_pending();
+        for account in self.open.extract_if(.., is_unused) {
+            for (model, counts) in account.totals() {
+                add_total(&mut self.totals, &model, &counts);
+            }
+        }
     }
 }
 
@@ -221,4 +262,42 @@ fn check_limits(provider: &Provider) -> Result<()> {
 /// Distinguishes secrets in logs and files.
 pub(super) fn hash(secret: &str) -> String {
     short_sha256(secret, 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::hooks::{Commands, Hooks};
+    use crate::providers::{self, Overrides};
+
+    #[test]
+    fn a_former_account_is_closed_when_nothing_needs_it_and_its_usage_stays_in_the_totals() {
+        let directory = tempfile::tempdir().unwrap();
+        let provider = providers::find("qwen", &Overrides::default()).unwrap();
+        let events = Rc::new(Events::new(Hooks::new(Commands::new(), directory.path()), BTreeSet::new()));
+        let open = |id: &str| {
+            let rule = pacing::rule(&provider, &Tuning { rpm: None, rpd: None, pacing: true }).unwrap();
+            let (profile, events) = ("work".into(), Rc::clone(&events));
+            Rc::new(ServedAccount::open(&profile, &provider, id.into(), directory.path(), rule, events, None))
+        };
+        let once = Counts { requests: 1, ..Counts::default() };
+        let mut former = FormerAccounts { open: ["key-1", "key-2"].map(open).into(), ..FormerAccounts::default() };
+        former.open.iter().for_each(|account| account.enter(None, "m", &once));
+        former.close();
+        assert_eq!(former.open.len(), 2, "their usage is not written");
+        assert!(former.open.iter().all(|account| account.take_pending().is_some()));
+        let by_a_request = Rc::clone(&former.open[0]);
+        former.close();
+        assert_eq!((former.open.len(), former.totals["m"].requests), (1, 1));
+        drop(by_a_request);
+        assert!(former.take(&provider, "key-2").is_none(), "it is closed");
+        assert!(former.take(&provider, "key-1").is_some() && former.open.is_empty());
+        former.open = vec![open("key-3")];
+        former.open[0].enter(None, "m", &once);
+        former.open[0].take_pending();
+        former.close();
+        assert_eq!((former.open.len(), former.totals["m"].requests), (0, 2));
+    }
 }

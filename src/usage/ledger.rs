@@ -153,7 +153,7 @@ impl Ledger {
     }
 
     pub(crate) fn add(&mut self, day: &str, user: Option<&Arc<KeyUser>>, model: &str, counts: &Counts) {
-        let model = self.label(model);
+        let model = label(&self.totals, model);
         if !self.pending.contains_key(day) {
             self.pending.insert(day.to_owned(), Uses::new());
         }
@@ -163,19 +163,7 @@ impl Ledger {
             Some(known) => known.add(counts),
             None => drop(models.insert(model.to_owned(), *counts)),
         }
-        match self.totals.get_mut(model) {
-            Some(known) => known.add(counts),
-            None => drop(self.totals.insert(model.to_owned(), *counts)),
-        }
-    }
-
-    /// The name that a model is counted under. Names are the client's, so they are bounded in number and length.
-    fn label<'name>(&self, model: &'name str) -> &'name str {
-        match cut_name(model) {
-            "" => "unknown",
-            name if self.totals.len() < MAX_NAMES || self.totals.contains_key(name) => name,
-            _ => "other",
-        }
+        add_total(&mut self.totals, model, counts);
     }
 
     pub(crate) fn note_limit(&mut self, seen: StatedLimit) {
@@ -187,9 +175,13 @@ impl Ledger {
         self.seen.values()
     }
 
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty() || self.has_news
+    }
+
     /// Takes what is to be written, each text with its file; [`write`] writes it.
     pub(crate) fn take_pending(&mut self, today: &str) -> Option<UnwrittenCounts> {
-        if self.pending.is_empty() && !self.has_news {
+        if !self.has_pending() {
             return None;
         }
         let pending = std::mem::take(&mut self.pending);
@@ -218,6 +210,24 @@ impl Ledger {
             }
         }
         self.has_news = self.has_news || !pending.limits.is_empty();
+    }
+}
+
+/// Adds to the counts by model.
+pub(crate) fn add_total(totals: &mut BTreeMap<String, Counts>, model: &str, counts: &Counts) {
+    let model = label(totals, model);
+    match totals.get_mut(model) {
+        Some(known) => known.add(counts),
+        None => drop(totals.insert(model.to_owned(), *counts)),
+    }
+}
+
+/// The name that a model is counted under. Names are the client's, so they are bounded in number and length.
+fn label<'name>(totals: &BTreeMap<String, Counts>, model: &'name str) -> &'name str {
+    match cut_name(model) {
+        "" | "unknown" => "unknown",
+        name if totals.len() < MAX_NAMES || totals.contains_key(name) => name,
+        _ => "other",
     }
 }
 
