@@ -1,4 +1,4 @@
-//! The environment variables that are read, all of them.
+//! The environment: the one place that reads it.
 
 use std::ffi::OsString;
 
@@ -7,8 +7,8 @@ use crate::platform::system;
 use crate::say::{Language, Preferences};
 use crate::secret::Secret;
 
-/// The environment variables the program reads, all of them, read once.
-/// An empty value counts as not set.
+/// The variables that name a profile, a key, a directory or a server, read once; others are read by [`variable`]. An empty
+/// value counts as not set.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment {
     pub(crate) home: Option<OsString>,
@@ -85,6 +85,12 @@ pub(crate) fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
+/// The same, where an empty value is not the same as none: of the proxies' variables it hides those that come after.
+#[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
+pub(crate) fn variable_or_empty(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 /// Of a variable that `option` was given and that has no value. What is no name may be a secret, and is not repeated.
 #[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
 pub(crate) fn without_value(name: &str, option: &str) -> Failed {
@@ -105,10 +111,4 @@ pub(crate) fn without_value(name: &str, option: &str) -> Failed {
 pub(crate) fn names_holding(secret: &Secret) -> Vec<OsString> {
     let holds = |value: &OsString| !secret.expose().is_empty() && value.to_string_lossy().contains(secret.expose());
     std::env::vars_os().filter(|(_, value)| holds(value)).map(|(name, _)| name).collect()
-}
-
-/// The same, where an empty value is not the same as none: of the proxies' variables it hides those that come after.
-#[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
-pub(crate) fn variable_or_empty(name: &str) -> Option<OsString> {
-    std::env::var_os(name)
 }

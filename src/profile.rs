@@ -51,21 +51,6 @@ impl fmt::Display for ProfileName {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_profiles_are_safe_as_file_names() {
-        for good in ["qwen", "a", "0", "work.2", "a_b-c", &"x".repeat(63)] {
-            assert!(ProfileName::parse(good).is_ok(), "{good}");
-        }
-        for bad in ["", ".", "..", "-a", "_a", "A", "a/b", "a b", "a\n", "ä", &"x".repeat(64), "../a"] {
-            assert!(ProfileName::parse(bad).is_err(), "{bad}");
-        }
-    }
-}
-
 /// Where a profile's secret is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum SecretStore {
@@ -89,5 +74,20 @@ impl SecretStore {
 
     pub(crate) fn named(name: &str) -> Option<Self> {
         [Self::File, Self::Keyring, Self::Command].into_iter().find(|store| store.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_profiles_are_safe_as_file_names() {
+        for good in ["qwen", "a", "0", "work.2", "a_b-c", &"x".repeat(63)] {
+            assert!(ProfileName::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", "-a", "_a", "A", "a/b", "a b", "a\n", "ä", &"x".repeat(64), "../a"] {
+            assert!(ProfileName::parse(bad).is_err(), "{bad}");
+        }
     }
 }

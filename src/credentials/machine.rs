@@ -11,7 +11,7 @@ use crate::error::note;
 use crate::platform::system;
 use crate::sha256::short_sha256;
 
-/// Half of a SHA-256 is enough to tell machines apart. `None`: the system has no lasting name for this one.
+/// Half of a SHA-256 is enough to tell machines apart. `None`: this one has no persistent ID.
 pub(super) fn hash() -> Option<String> {
     let id = system::machine_id().filter(|id| !id.is_empty())?;
     Some(short_sha256([b"qwenauth machine ".as_slice(), &id].concat(), 32))

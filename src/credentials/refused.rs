@@ -16,7 +16,7 @@ fn mark_of(state: &Path, refresh_token: &Secret) -> PathBuf {
     StateDirectory::Refused.below(state).join(hash_of(refresh_token))
 }
 
-/// The SHA-256 of a token, by which files are called that have to do with it.
+/// The SHA-256 of a token: the name of files about it.
 pub(super) fn hash_of(refresh_token: &Secret) -> String {
     sha256(refresh_token.expose())
 }

@@ -138,8 +138,7 @@ use crate::limits::shared::Shared;
 use crate::secret::Secret;
 use crate::tls;
 
-/// Bytes that the bodies of all requests may keep for another try: many of the longest that are kept, and little beside
-/// what the tools need that send them.
+/// Bytes that the bodies of all requests may keep for another try: 16 of the longest, unless `--replay-limit` is changed.
 const KEPT_BODIES: usize = 128 * 1024 * 1024;
 
 /// What all requests of a gateway have in common.

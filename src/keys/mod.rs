@@ -25,7 +25,6 @@ mod pattern;
 mod store;
 mod team;
 
-use crate::sha256::short_sha256;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +38,8 @@ pub(crate) use money::{Budget, Money, Price, Prices};
 pub(crate) use pattern::matches;
 pub(crate) use store::{Change, Directory, Keys, Places, Publication, Published, Shown, Versioned};
 pub(crate) use team::TeamSecret;
+
+use crate::sha256::short_sha256;
 
 /// What is stored of one key. Its counters are stored elsewhere, by its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

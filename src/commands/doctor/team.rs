@@ -16,7 +16,7 @@ use crate::x509::Facts;
 /// For the gateway: a doctor that hangs is no help.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A certificate that ends within this time is warned of.
+/// How long before it expires a certificate causes a warning.
 const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
 
 pub(super) fn check(session: &Session) -> Vec<Check> {

@@ -4,12 +4,11 @@
 //! its first entry is written last, and the file names the secret only after the keyring has returned it.
 
 use anyhow::Result;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rand::RngExt;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use zeroize::Zeroizing;
-
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 
 use crate::error::{Failed, Failure, Reason};
 use crate::platform::keyring::{self, DIALOG_TIMEOUT, Entry, MAX_VALUE, NAME, TIMEOUT, Trouble};

@@ -145,7 +145,7 @@ impl AnswerBody {
     }
 }
 
-/// How long the server lets this connection idle, less a second for the way.
+/// How long the server keeps this connection open while it is idle, less a second: a request needs time to arrive.
 fn idle(headers: &HeaderMap) -> Duration {
     let Some(value) = headers.get(KEEP_ALIVE).and_then(|value| value.to_str().ok()) else { return IDLE };
     let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout=")?.parse::<u64>().ok());
