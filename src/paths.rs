@@ -1,6 +1,6 @@
 //! Every directory and file name of ours, once.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -118,18 +118,11 @@ impl Paths {
             let one = given("QWENAUTH_HOME", one, environment)?;
             return Ok(Self { config: one.join("config"), data: one.join("data"), state: one.join("state"), qwen });
         }
-        let base = |value: &Option<OsString>, default: &str| -> Result<PathBuf> {
-            // The XDG base directory specification: a relative path is to be ignored.
-            let base = match value.as_ref().map(PathBuf::from).filter(|path| path.is_absolute()) {
-                Some(base) => base,
-                None => home(environment)?.join(default),
-            };
-            Ok(base.join("qwenauth"))
-        };
+        let own = |base: Result<PathBuf>| base.map(|base| base.join("qwenauth"));
         Ok(Self {
-            config: base(&environment.config_home, system::CONFIG.1)?,
-            data: base(&environment.data_home, system::DATA.1)?,
-            state: base(&environment.state_home, system::STATE.1)?,
+            config: own(config_base(environment))?,
+            data: own(base(environment.data_home.as_deref(), system::DATA.1, environment))?,
+            state: own(base(environment.state_home.as_deref(), system::STATE.1, environment))?,
             qwen,
         })
     }
@@ -237,9 +230,15 @@ pub(crate) fn qwen_code_lock(credential: &Path) -> PathBuf {
 
 /// The XDG directory for the configuration of all programs.
 pub(crate) fn config_base(environment: &Environment) -> Result<PathBuf> {
-    match environment.config_home.as_ref().map(PathBuf::from).filter(|path| path.is_absolute()) {
+    base(environment.config_home.as_deref(), system::CONFIG.1, environment)
+}
+
+/// An XDG directory: the one that its variable has as `value`, else `default` in the home directory. The specification
+/// ignores a relative path.
+fn base(value: Option<&OsStr>, default: &str, environment: &Environment) -> Result<PathBuf> {
+    match value.map(PathBuf::from).filter(|path| path.is_absolute()) {
         Some(base) => Ok(base),
-        None => Ok(home(environment)?.join(system::CONFIG.1)),
+        None => Ok(home(environment)?.join(default)),
     }
 }
 

@@ -177,10 +177,6 @@ impl Session {
     }
 
     /// Whether `--profile` names the profile.
-    pub(crate) fn is_named(&self) -> bool {
-        self.selected_by == SelectedBy::Option
-    }
-
     /// The provider of a profile: of the stored credential, else the one of that name.
     fn provider_of(&self, profile: &ProfileName) -> Option<Provider> {
         self.source_of(profile).known_provider()

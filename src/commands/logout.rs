@@ -17,7 +17,7 @@ use crate::terminal;
 pub(crate) fn run(args: &LogoutArgs, session: &Session) -> Result<()> {
     if let Some(variable) = session.credential_variable() {
         note(&format!("the key in `{variable}` is used in this shell until you `unset {variable}`"));
-        if !args.all && !session.is_named() {
+        if !args.all && session.named().is_none() {
             if args.json {
                 return print_json(&outcome(session, None, false, false));
             }

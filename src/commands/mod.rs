@@ -26,7 +26,7 @@ mod variables;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
@@ -112,6 +112,11 @@ fn ago(time: &str) -> Option<String> {
     let time: jiff::Timestamp = time.parse().ok()?;
     let passed = SystemTime::now().duration_since(time.into()).ok()?;
     Some(in_words(passed))
+}
+
+/// A path that is used again from other directories.
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot use `{}`", path.display()))
 }
 
 /// The prefix and the last characters of a key.

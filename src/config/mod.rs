@@ -294,12 +294,17 @@ fn commands_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> R
     Ok(commands)
 }
 
+/// What is said of a key of `path` with a value that it cannot have.
+fn invalid(what: &str, path: &Path, hint: &str) -> Failed {
+    Failed::new(Failure::Other, format!("`{what}` in `{}` is invalid", path.display())).hint(hint)
+}
+
 /// `[prices."MODEL"]`
 fn prices_of(value: toml::Value, path: &Path) -> Result<Prices> {
     let wrong = |model: &str| {
-        Failed::new(Failure::Other, format!("`prices{model}` in `{}` is invalid", path.display())).hint(
-            "write `[prices.\"MODEL\"]` and below it `input = 1.0` and `output = 5.0`, US dollars per million tokens",
-        )
+        let hint =
+            "write `[prices.\"MODEL\"]` and below it `input = 1.0` and `output = 5.0`, US dollars per million tokens";
+        invalid(&format!("prices{model}"), path, hint)
     };
     let toml::Value::Table(table) = value else { return wrong("").err() };
     let mut prices = Prices::default();
@@ -313,9 +318,7 @@ fn prices_of(value: toml::Value, path: &Path) -> Result<Prices> {
 
 /// `[fallback]` and `[fallback.models."MODEL"]`.
 fn fallback_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<Fallback> {
-    let wrong = |what: &str, hint: &str| {
-        Failed::new(Failure::Other, format!("`{what}` in `{}` is invalid", path.display())).hint(hint.to_owned())
-    };
+    let wrong = |what: &str, hint: &str| invalid(what, path, hint);
     let toml::Value::Table(mut table) = value else { return wrong("fallback", "write `[fallback]`").err() };
     warnings.extend(unknown_keys(&table, &["models", "profiles"], "fallback", path));
     let names: Vec<String> = match table.remove("profiles") {

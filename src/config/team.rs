@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::unknown_keys;
+use super::{invalid, unknown_keys};
 use crate::error::{Failed, Failure, printable};
 use crate::http;
 use crate::keys::IssuerRule;
@@ -46,9 +46,7 @@ pub(crate) struct Team {
 
 /// Reads `[team]`.
 pub(super) fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String>) -> Result<Team> {
-    let wrong = |what: &str, hint: &str| {
-        Failed::new(Failure::Other, format!("`{what}` in `{}` is invalid", path.display())).hint(hint)
-    };
+    let wrong = |what: &str, hint: &str| invalid(what, path, hint);
     let toml::Value::Table(mut table) = value else { return wrong("team", "write `[team]`").err() };
     warnings.extend(unknown_keys(&table, &TEAM_KEYS, "team", path));
     let mut text = |name: &str| match table.remove(name) {
@@ -99,9 +97,7 @@ pub(super) fn team_of(value: toml::Value, path: &Path, warnings: &mut Vec<String
 ///
 /// Errors: a rule that would accept the jobs of anyone, or that is invalid.
 fn issuers_of(value: Option<toml::Value>, path: &Path, warnings: &mut Vec<String>) -> Result<Vec<IssuerRule>> {
-    let wrong = |what: &str, hint: &str| {
-        Failed::new(Failure::Other, format!("`team.issuers{what}` in `{}` is invalid", path.display())).hint(hint)
-    };
+    let wrong = |what: &str, hint: &str| invalid(&format!("team.issuers{what}"), path, hint);
     let Some(value) = value else { return Ok(Vec::new()) };
     let tables: Option<Vec<toml::Table>> = value.try_into().ok();
     let mut rules = Vec::new();

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 
 use super::Tuning;
-use super::served_profile::hash;
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
 use crate::limits::shared::{Decision, Ended, Kind, SPREAD, Shared, SharedAccount, name_of_day};
 use crate::limits::{AccountWindows, BUSY, Day, Rate, Reservation, Rule, Slot, UsedUp, Zone, pause};
 use crate::providers::Provider;
+use crate::sha256::short_sha256;
 
 /// Window of a limit that does not state one.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -109,7 +109,7 @@ pub(crate) fn account_id(provider: &Provider, credential: &Credential, path: &Pa
 pub(crate) fn shared_name(provider: &str, account_id: &str, login: Option<&str>) -> String {
     match login {
         Some(profile) => format!("{provider}/login/{profile}"),
-        None => format!("{provider}/{}", hash(account_id)),
+        None => format!("{provider}/{}", short_sha256(account_id, 16)),
     }
 }
 

@@ -10,11 +10,11 @@ use hyper::header::{HeaderMap, HeaderName};
 
 use super::events::Events;
 use super::pacing::Pacing;
-use super::served_profile::hash;
 use crate::limits::shared::{Shared, SharedAccount};
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, Rule, week_end};
 use crate::providers::Provider;
 use crate::providers::error::{ApiError, Cause, Scope, delay, epoch};
+use crate::sha256::short_sha256;
 use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, rfc3339, seconds, time_of};
 
 /// Headers that state a limit, its remainder and its reset, with a label for it.
@@ -147,7 +147,8 @@ impl ServedAccount {
                 message: said.to_owned(),
                 resets_at: reset,
             };
-            self.events.emit(&event, &format!("{}/{}/{}", self.provider, hash(&self.account_id), entry.id()));
+            self.events
+                .emit(&event, &format!("{}/{}/{}", self.provider, short_sha256(&self.account_id, 16), entry.id()));
         }
         (entry, is_news)
     }
@@ -219,7 +220,8 @@ impl ServedAccount {
             limit,
             resets_at: rfc3339(ends),
         };
-        self.events.emit(&event, &format!("{}/{}/{:?}", self.provider, hash(&self.account_id), rfc3339(ends)));
+        self.events
+            .emit(&event, &format!("{}/{}/{:?}", self.provider, short_sha256(&self.account_id, 16), rfc3339(ends)));
     }
 
     /// Makes the changes that could not be made while another process held the account's files.

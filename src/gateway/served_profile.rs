@@ -162,7 +162,7 @@ impl ServedProfile {
                 }
                 *self.last_ready.borrow_mut() = Some(Rc::clone(ready));
                 let token = &ready.credential.access_token;
-                *self.last_token.borrow_mut() = Some(hash(token.expose()));
+                *self.last_token.borrow_mut() = Some(short_sha256(token.expose(), 16));
                 self.common.events.withhold(token);
                 let is_new = last.is_some_and(|last| last.credential.access_token != *token);
                 // Of what another machine renewed, that machine says so.
@@ -172,7 +172,7 @@ impl ServedProfile {
                         provider: ready.provider.name.clone(),
                         expires_at: ready.credential.expires_at.and_then(rfc3339),
                     };
-                    self.common.events.emit(&event, &format!("{}/{}", self.profile, hash(token.expose())));
+                    self.common.events.emit(&event, &format!("{}/{}", self.profile, short_sha256(token.expose(), 16)));
                 }
             }
             Err(failed) if failed.failure == Failure::LoginRequired => {
@@ -257,11 +257,6 @@ fn check_limits(provider: &Provider) -> Result<()> {
         }
     }
     limits.week_resets.iter().try_for_each(|text| week_end(text, SystemTime::now()).map(drop))
-}
-
-/// Distinguishes secrets in logs and files.
-pub(super) fn hash(secret: &str) -> String {
-    short_sha256(secret, 16)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::code::PendingCode;
 use super::fields::Fields;
 use super::pkce::Pkce;
 use super::reply::{self, OauthError, TokenReply};
-use super::{AuthorizationServer, Dialect, REQUEST_TIMEOUT, TokenResponse};
+use super::{AuthorizationServer, Dialect, REQUEST_TIMEOUT, TokenResponse, not_in_time};
 use crate::error::{Failed, Failure, Reason, printable};
 use crate::http::{self, Connection, HeaderValue, Network, Reply, is_loopback};
 use crate::secret::Secret;
@@ -268,7 +268,7 @@ impl Authorization {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if !pause(interval.max(BREATH).min(left)) || Instant::now() >= deadline {
-                return Err(not_in_time());
+                return not_approved().err();
             }
             match self.poll(server) {
                 Poll::TokenResponse(grant) => return Ok(grant),
@@ -388,11 +388,8 @@ impl Authorization {
     }
 }
 
-pub(crate) fn not_in_time() -> anyhow::Error {
-    Failed::new(Failure::LoginRequired, "the login was not approved in time")
-        .because(Reason::Expired)
-        .hint("run `qwenauth login` again for a new code")
-        .into()
+pub(crate) fn not_approved() -> Failed {
+    not_in_time().hint("run `qwenauth login` again for a new code")
 }
 
 fn expired() -> Failed {

@@ -20,8 +20,14 @@ use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 pub(crate) use self::discovery::Endpoints;
+use crate::error::{Failed, Failure, Reason};
 use crate::http::{self, Connection, HeaderValue, Reply, TransportError};
 use crate::secret::Secret;
+
+/// Nobody approved the login before its code, or the time for it, ended.
+fn not_in_time() -> Failed {
+    Failed::new(Failure::LoginRequired, "the login was not approved in time").because(Reason::Expired)
+}
 
 /// Limit of device, poll and verification requests.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);

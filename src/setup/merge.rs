@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::document::ConfigDocument;
-use super::record::{self, Restored, SetupRecord, Written, digest};
+use super::record::{self, Restored, SetupRecord, Written};
 use super::{Access, Companion, Plan, Tool, removal, target};
 use crate::error::{Failed, Failure};
 use crate::platform::files::{self, PendingFile, Privacy};
+use crate::sha256::sha256;
 
 /// The outcome of a merge.
 pub(crate) struct Applied {
@@ -160,8 +161,8 @@ impl Plan {
             file: self.file.clone(),
             profile: String::new(),
             base_url: String::new(),
-            written: digest(text.as_bytes()),
-            before: base.map(|base| digest(base.as_bytes())),
+            written: sha256(text.as_bytes()),
+            before: base.map(|base| sha256(base.as_bytes())),
             clean,
             entries,
             companions: Vec::new(),
@@ -179,7 +180,7 @@ impl Plan {
                 continue;
             }
             match target::read(&old.file)? {
-                Some(found) if digest(found.as_bytes()) == old.written => left.push(old.file.clone()),
+                Some(found) if sha256(found.as_bytes()) == old.written => left.push(old.file.clone()),
                 Some(_) => edited.push(old.clone()),
                 None => {}
             }
@@ -205,7 +206,7 @@ impl Plan {
 
 impl Companion {
     fn noted(&self) -> record::Companion {
-        record::Companion { file: self.file.clone(), written: digest(self.text.as_bytes()) }
+        record::Companion { file: self.file.clone(), written: sha256(self.text.as_bytes()) }
     }
 
     /// There is one that is not ours.
@@ -259,7 +260,7 @@ mod tests {
             before: None,
             clean: true,
             entries: Vec::new(),
-            companions: vec![record::Companion { file: file.clone(), written: digest(b"old") }],
+            companions: vec![record::Companion { file: file.clone(), written: sha256(b"old") }],
             made: Vec::new(),
         };
         let ours = |found: Option<&str>, yields: bool| {

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::document::{ConfigDocument, KeyPath};
 use super::target;
 use crate::paths::StateDirectory;
 use crate::platform::access;
 use crate::platform::files::{self, Content, Privacy};
+use crate::sha256::sha256;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SetupRecord {
@@ -61,13 +61,13 @@ pub(super) enum Restored {
 
 impl SetupRecord {
     pub(super) fn restored(&self, current: Option<&str>) -> Result<Restored> {
-        if !self.clean || current.is_none_or(|current| digest(current.as_bytes()) != self.written) {
+        if !self.clean || current.is_none_or(|current| sha256(current.as_bytes()) != self.written) {
             return Ok(Restored::Edited);
         }
         let Some(before) = &self.before else { return Ok(Restored::Exactly(None)) };
         let kept = target::read(&target::backup(&self.file)?)?;
         Ok(match kept {
-            Some(kept) if digest(kept.as_bytes()) == *before => Restored::Exactly(Some(kept)),
+            Some(kept) if sha256(kept.as_bytes()) == *before => Restored::Exactly(Some(kept)),
             _ => Restored::Edited,
         })
     }
@@ -75,7 +75,7 @@ impl SetupRecord {
     /// Whether `text` is what was written into the companion `file`.
     pub(super) fn wrote(&self, file: &Path, text: &str) -> bool {
         let written = |companion: &&Companion| companion.file == file;
-        self.companions.iter().find(written).is_some_and(|companion| companion.written == digest(text.as_bytes()))
+        self.companions.iter().find(written).is_some_and(|companion| companion.written == sha256(text.as_bytes()))
     }
 
     /// The places where something else was before: a key, host or model of another service, kept in this record.
@@ -134,10 +134,6 @@ pub(super) fn remove(state: &Path, tool: &str) -> Result<()> {
 
 pub(super) fn path(state: &Path, tool: &str) -> PathBuf {
     StateDirectory::Setup.below(state).join(format!("{tool}.json"))
-}
-
-pub(super) fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ fn wait_for_turn(
             return Ok(PollTurn::Ours(lock));
         }
         if DeferredSignals::noted() || Instant::now() >= deadline {
-            return Err(device::not_in_time());
+            return device::not_approved().err();
         }
         thread::sleep(POLL_INTERVAL);
     }

@@ -3,12 +3,12 @@
 use anyhow::Result;
 
 use super::{Attempt, outcome};
+use crate::commands::masked_key;
 use crate::credentials::{
     self, Credential, CredentialSource, Kind, MARGIN, State, Stored, Why, chosen_model_of, renew, state_of,
 };
 use crate::error::note;
 use crate::profile::SecretStore;
-use crate::providers;
 use crate::terminal;
 
 impl Attempt<'_> {
@@ -79,7 +79,10 @@ impl Attempt<'_> {
                     format!("{profile} is logged in: {place}, key from a command")
                 }
                 Kind::ApiKey if !credential.is_keyless() => {
-                    format!("{profile} is logged in: {place}, key {}", self.masked(&credential))
+                    format!(
+                        "{profile} is logged in: {place}, key {}",
+                        masked_key(&credential, &self.session.config.overrides)
+                    )
                 }
                 Kind::Oauth if profile.is_qwen() => {
                     format!("{profile} is logged in: {place}, the login Qwen Code uses too")
@@ -99,12 +102,6 @@ impl Attempt<'_> {
         }
         self.keep(&credential)?;
         Ok(true)
-    }
-
-    /// A key as it may be shown: its known beginning and its last four characters.
-    fn masked(&self, credential: &Credential) -> String {
-        let owners = providers::owners_of(&credential.access_token, &self.session.config.overrides);
-        credential.access_token.masked(&owners.map(|(prefix, _)| prefix).unwrap_or_default())
     }
 }
 

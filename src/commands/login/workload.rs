@@ -1,11 +1,10 @@
 //! A login by workload identity: a token is got once as a proof, and what is stored is how to get the next.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::Attempt;
 use super::target;
+use crate::commands::absolute;
 use crate::credentials::{
     Credential, Identity, Verification, VerificationRequest, chosen_model_of, exchanged, identified,
     remember_verification, store_identity,
@@ -85,14 +84,10 @@ fn identity(attempt: &Attempt, base_url: &str) -> Result<Identity> {
         endpoint: exchange.endpoint.to_string(),
         policy: args.policy.clone(),
         audience: args.audience.clone().or_else(|| setting?.audience.clone()),
+        // It is read again from other directories.
         id_token_file: args.id_token_file.as_deref().map(absolute).transpose()?,
         id_token_env: args.id_token_env.clone(),
     })
-}
-
-/// The file is read again from other directories.
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("cannot resolve `{}`", path.display()))
 }
 
 /// Gets one token and asks the API whether it serves it.

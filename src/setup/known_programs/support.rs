@@ -10,7 +10,7 @@ use super::{KnownProgram, Surroundings, Values};
 use crate::paths::StateDirectory;
 use crate::platform::disk;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
-use crate::setup::record::digest;
+use crate::sha256::short_sha256;
 
 /// What is linked into our directory from the program's own, so that it keeps its history.
 #[derive(Debug, Default, Deserialize)]
@@ -32,7 +32,8 @@ impl KnownProgram {
         let texts: Vec<_> = self.support.iter().filter_map(filled).collect();
         let pieces = texts.iter().flat_map(|(name, text)| [name.as_str(), "\n", text.expose()]);
         let whole = Zeroizing::new(pieces.collect::<Vec<_>>().concat());
-        let name = format!("{}-{}", self.title.to_ascii_lowercase().replace(' ', "-"), &digest(whole.as_bytes())[..12]);
+        let name =
+            format!("{}-{}", self.title.to_ascii_lowercase().replace(' ', "-"), short_sha256(whole.as_bytes(), 12));
         let directory = StateDirectory::Exec.below(around.state).join(name);
         files::make_directory(&directory)?;
         for (name, text) in &texts {
