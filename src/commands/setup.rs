@@ -160,9 +160,10 @@ fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
 /// What a tool of a member is given: the gateway of the team, and where its key is. No login is needed.
 fn team_access(url: &str, args: &SetupArgs, session: &Session) -> Result<Access> {
     let base_url = providers::base_url(&format!("{url}/v1"))?;
-    if let Some(tool @ ("aider" | "goose" | "qwen-code" | "qwen")) = args.tool.as_deref() {
-        let program = if tool == "qwen-code" { "qwen" } else { tool };
-        let message = format!("`{tool}` reads the key and base URL from its environment, which `setup` cannot change");
+    let tool = args.tool.as_deref().and_then(|typed| Some((typed, setup::find(typed).ok()?)));
+    if let Some((typed, tool)) = tool.filter(|(_, tool)| tool.reads_environment_only()) {
+        let program = tool.program;
+        let message = format!("`{typed}` reads the key and base URL from its environment, which `setup` cannot change");
         return Failed::new(Failure::Usage, message)
             .hint(format!(
                 "run `qwenauth login team --base-url {base_url} --api-key-stdin`, then `qwenauth exec -- {program}`"

@@ -280,6 +280,11 @@ impl Tool {
 }
 
 impl Tool {
+    /// Whether it takes the key and base URL of a gateway from nothing but its environment.
+    pub(crate) fn reads_environment_only(&self) -> bool {
+        matches!(self.name, "aider" | "goose" | "qwen-code")
+    }
+
     /// Variables of another service that the written configuration replaces.
     pub(crate) fn replaced_variables(&self) -> Vec<&'static str> {
         if self.name == "claude-code" { claude_code::replaced_variables().collect() } else { Vec::new() }

@@ -120,7 +120,8 @@ impl Reads {
                 "{git}" => {
                     around.tool_paths.work.ancestors().find(|above| above.join(".git").exists()).map(Path::to_owned)
                 }
-                _ => Some(PathBuf::from("/")),
+                "" => Some(PathBuf::from("/")),
+                _ => None,
             };
             if let Some(file) =
                 directory.map(|directory| if rest.is_empty() { directory } else { directory.join(rest) })
@@ -202,5 +203,16 @@ mod tests {
             "/etc/e".into(),
         ];
         assert_eq!(reads.files(&around), expected);
+        let is_looked_for = |path: &String| {
+            let reads =
+                Reads { paths: vec![path.clone()], syntax: Kind::Env, names: Vec::new(), effect: Effect::Refused };
+            !reads.files(&around).is_empty()
+        };
+        for (name, _, row) in super::super::KNOWN {
+            let known = super::super::read(row).unwrap();
+            let mut paths = known.files.iter().flat_map(|reads| &reads.paths);
+            assert_eq!(paths.find(|path| !is_looked_for(path)), None, "an unknown place of {name}");
+        }
+        assert!(!is_looked_for(&"{hom}/a".to_owned()));
     }
 }
