@@ -60,7 +60,7 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
         account.mark_exhausted(&mut limits, session, now);
     }
     if args.check {
-        limits.extend(accounts.iter().filter_map(|account| account.check(session)).flatten());
+        limits.extend(accounts.iter().filter_map(ProfileLimits::check).flatten());
     }
     if args.json {
         return print_document(&as_json(args, &summary, &limits));
@@ -98,6 +98,7 @@ struct ProfileLimits {
     provider: Provider,
     account: String,
     credential: Credential,
+    source: CredentialSource,
     base_url: String,
     rule: Rule,
 }
@@ -127,6 +128,7 @@ fn accounts(session: &Session) -> Result<Vec<ProfileLimits>> {
             account: gateway::account_id(&provider, &credential, source.store.path()),
             provider,
             credential,
+            source,
         });
     }
     Ok(known)
@@ -262,11 +264,15 @@ impl ProfileLimits {
     }
 
     /// OpenRouter states what is left of a key. Returns `None` if the provider has no such endpoint.
-    fn check(&self, session: &Session) -> Option<Vec<Limit>> {
+    fn check(&self) -> Option<Vec<Limit>> {
         if self.provider.name != OPENROUTER {
             return None;
         }
-        match session.source().and_then(|source| key_endpoint(&self.base_url, &self.credential, &source.network)) {
+        let asked = self
+            .source
+            .with_secret(self.credential.clone())
+            .and_then(|credential| key_endpoint(&self.base_url, &credential, &self.source.network));
+        match asked {
             Ok(reply) => Some(self.of_key(&reply["data"])),
             Err(error) => {
                 note(&format!("cannot query the remaining quota of `{}`: {error:#}", self.profile));

@@ -263,4 +263,9 @@ fn usage_shows_what_openrouter_says_a_key_has_left() {
     };
     assert_eq!(left("credits of the key, in cents"), (500.into(), 125.into(), "provider".into()));
     assert_eq!(left("requests per day, free models"), (50.into(), 40.into(), "provider".into()));
+    // A key that a command prints, while the active profile is broken.
+    let by_command = ["login", "openrouter", "--force", "--no-verify", "--api-key-command", "echo granted-key-1"];
+    drop(machine.run(by_command).any_stderr());
+    let machine = machine.variable("QWENAUTH_API_KEY", " ");
+    assert_eq!(machine.run(["usage", "--check", "--json"]).json()["limits"], limits);
 }
