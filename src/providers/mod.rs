@@ -16,7 +16,9 @@ use anyhow::{Context, Result, bail};
 pub(crate) use self::description::{
     Authorize, Ci, KeyHeader, Limits, Model, Page, Provider, TokenExchange, WhenUnauthenticated, in_words,
 };
-pub(crate) use self::names::{find_by_any_name, foreign_key, is_telling, name_of, nearest, owners_of};
+pub(crate) use self::names::{
+    find_by_any_name, foreign_key, is_forbidden_in_ci, is_telling, name_of, nearest, owners_of,
+};
 pub(crate) use self::practice::{KEY_PREFIX, Practice};
 pub(crate) use self::user_config::check_keys;
 use crate::error::{Failed, Failure, Report, printable, without_user_info};

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use super::{Overrides, Provider, description::Region, find, names};
+use super::{Ci, Overrides, Provider, description::Region, find, names};
 use crate::error::{Failed, Failure, printable};
 use crate::secret::Secret;
 
@@ -146,6 +146,12 @@ pub(crate) fn foreign_key(key: &Secret, provider: &Provider, overrides: &Overrid
     (is_telling(&prefix) && !owners.contains(&provider.name)).then_some(ForeignKey { prefix, owners })
 }
 
+/// Whether the terms of every provider with such keys forbid unattended use.
+pub(crate) fn is_forbidden_in_ci(key: &Secret, overrides: &Overrides) -> bool {
+    let forbids = |name: &String| find(name, overrides).is_ok_and(|provider| provider.ci == Ci::Forbidden);
+    owners_of(key, overrides).is_some_and(|(_, owners)| owners.iter().all(forbids))
+}
+
 /// The providers whose keys begin as `key` does, with that beginning: those with the longest one.
 pub(crate) fn owners_of(key: &Secret, overrides: &Overrides) -> Option<(String, Vec<String>)> {
     let mut owners: Option<(String, Vec<String>)> = None;
@@ -184,6 +190,12 @@ mod tests {
         assert_eq!(owners("sk-sp-1"), Some(("sk-sp-".into(), vec!["coding-plan".into(), "token-plan".into()])));
         assert_eq!(owners("sk-1"), Some(("sk-".into(), vec!["dashscope".into()])));
         assert_eq!(owners("x"), None);
+    }
+
+    #[test]
+    fn a_key_of_a_plan_is_not_for_ci() {
+        let forbidden = |key: &str| is_forbidden_in_ci(&Secret::new(key.into()), &Overrides::default());
+        assert_eq!(["sk-sp-1", "sk-1", "sk-or-1", "x"].map(forbidden), [true, false, false, false]);
     }
 
     #[test]

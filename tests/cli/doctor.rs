@@ -158,6 +158,27 @@ fn openai_variables_that_would_send_a_key_to_another_host_are_found() {
 }
 
 #[test]
+fn a_key_of_a_provider_of_config_toml_is_anothers_except_at_its_own_host() {
+    let config = "[providers.NAME]\ntitle = \"T\"\nbase_url = \"URL\"\n[providers.NAME.key]\nprefix = \"PREFIX\"\n";
+    let with = |pairs: &[[&str; 3]]| {
+        let each = pairs
+            .iter()
+            .map(|[name, url, prefix]| config.replace("NAME", name).replace("URL", url).replace("PREFIX", prefix));
+        healthy().configured(&each.collect::<String>())
+    };
+    let providers =
+        [["mine", "https://api.mine.example/v1", "mine-"], ["openai", "https://api.openai.com/v1", "sk-o-"]];
+    for (key, is_anothers) in [("mine-1", true), ("sk-o-1", false), ("sk-ws-1", true), ("x", false)] {
+        let checks = found(&with(&providers).variable("OPENAI_API_KEY", key), &[], "variables");
+        assert_eq!(
+            checks.iter().any(|check| check.1.contains("another provider's key")),
+            is_anothers,
+            "{key}: {checks:?}"
+        );
+    }
+}
+
+#[test]
 fn a_key_in_the_environment_that_cannot_be_used_is_found() {
     let variables = found(&healthy().variable("QWENAUTH_API_KEY", "granted-key-1"), &[], "variables");
     let said = "`QWENAUTH_API_KEY` is set, but the provider of the key is not named";

@@ -12,6 +12,8 @@ use crate::error::{Report, for_sh, has_user_info, path_for_sh, split_user_info};
 use crate::paths;
 use crate::platform::files::{self, Content, Privacy};
 use crate::platform::system;
+use crate::providers;
+use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::{self, TOOLS, Tool};
 use crate::tls::{self, Broken};
@@ -100,9 +102,15 @@ fn openai(session: &Session) -> Vec<Check> {
         return checks;
     };
     let goes_to = base.or(old).and_then(|base| host(&base)).unwrap_or_else(|| "api.openai.com".into());
-    let of_another = ["sk-sp-", "sk-or-", "sk-ws-", "ms-", "gsk_", "hf_", "csk-", "fw_", "tgp_v1_"]
-        .iter()
-        .any(|start| key.starts_with(start));
+    let is_of_host = |name: &String| {
+        let provider = providers::find(name, &source.overrides);
+        provider.is_ok_and(|provider| host(&provider.base_url).as_deref() == Some(goes_to.as_str()))
+    };
+    let owners = providers::owners_of(&Secret::new(key.clone()), &source.overrides);
+    let of_another = owners
+        .is_some_and(|(prefix, owners)| providers::is_telling(&prefix) && !owners.iter().any(is_of_host))
+        // Some keys of DashScope, whose others begin as those of OpenAI.
+        || key.starts_with("sk-ws-");
     match ours {
         Some((base, true)) if host(&base).as_deref() == Some(goes_to.as_str()) => {
             checks.push(Check::ok("variables", format!("`OPENAI_…` is `{profile}`'s")));

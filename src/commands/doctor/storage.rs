@@ -13,8 +13,8 @@ use crate::environment::variable;
 use crate::error::Report;
 use crate::paths::{self, Paths};
 use crate::platform::{access, files, processes};
-use crate::profile::ProfileName;
-use crate::profile::SecretStore;
+use crate::profile::{ProfileName, SecretStore};
+use crate::providers::{self, is_forbidden_in_ci};
 use crate::say::in_words;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
@@ -22,6 +22,9 @@ use crate::setup::{self, TOOLS};
 
 /// A key this old is due for a new one.
 const OLD_KEY_DAYS: i64 = 90;
+
+/// The plans of Alibaba Cloud, whose keys its pay-as-you-go hosts reject.
+const PLANS: [&str; 2] = ["coding-plan", "token-plan"];
 
 /// The directories, which are judged before anything in them is read.
 pub(super) fn directories(paths: &Paths, fix: bool) -> Vec<Check> {
@@ -210,7 +213,8 @@ fn key(source: &CredentialSource, credential: &Credential) -> Vec<Check> {
     if credential.kind != Kind::ApiKey || credential.is_without_secret() || credential.is_keyless() {
         return checks;
     }
-    let plan = credential.access_token.expose().starts_with("sk-sp-");
+    let owners = providers::owners_of(&credential.access_token, &source.overrides);
+    let plan = owners.is_some_and(|(_, owners)| owners.iter().any(|owner| PLANS.contains(&owner.as_str())));
     let host =
         url::Url::parse(&endpoint.base_url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
     let plan_host = host.starts_with("coding") || host.starts_with("token-plan");
@@ -221,7 +225,7 @@ fn key(source: &CredentialSource, credential: &Credential) -> Vec<Check> {
         let provider = if plan { "coding-plan` or `qwenauth login token-plan" } else { "dashscope" };
         checks.push(Check::fail("key", what, format!("`qwenauth login {provider}`")));
     }
-    if plan && variable("CI").is_some() {
+    if is_forbidden_in_ci(&credential.access_token, &source.overrides) && variable("CI").is_some() {
         let what = format!("`CI` is set, and the terms of the plan of `{name}` forbid unattended use");
         checks.push(Check::fail("key", what, "use a pay-as-you-go key: `qwenauth login dashscope`"));
     }

@@ -109,7 +109,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     check_owner(attempt, &secret)?;
     let store = if command.is_some() { SecretStore::Command } else { attempt.keep_in };
     attempt.check_writable(store)?;
-    attempt.warn_of_terms(secret.expose());
+    attempt.warn_of_terms(&secret);
     let (target, verification) = if attempt.args.no_verify {
         (targets.remove(0), None)
     } else {

@@ -8,8 +8,9 @@ use crate::commands::print_json;
 use crate::credentials::{Credential, Verification};
 use crate::error::{Failed, Failure, Reason, note, printable};
 use crate::profile::SecretStore;
-use crate::providers::{Ci, Provider};
+use crate::providers::{self, Ci, Provider};
 use crate::say::{Screen, Style};
+use crate::secret::Secret;
 use crate::terminal;
 use crate::usage::rfc3339;
 use crate::{gateway, limits};
@@ -153,8 +154,9 @@ impl Attempt<'_> {
     }
 
     /// Warns where the provider's terms forbid unattended use.
-    pub(super) fn warn_of_terms(&self, key: &str) {
-        let forbidden = self.provider.ci == Ci::Forbidden || key.starts_with("sk-sp-");
+    pub(super) fn warn_of_terms(&self, key: &Secret) {
+        let overrides = &self.session.config.overrides;
+        let forbidden = self.provider.ci == Ci::Forbidden || providers::is_forbidden_in_ci(key, overrides);
         if forbidden && self.surroundings.ci {
             note(crate::commands::FORBIDDEN);
         }
