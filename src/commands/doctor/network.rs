@@ -10,6 +10,7 @@ use super::{Check, Verdict, active};
 use crate::credentials::{Credential, CredentialSource, Kind, Stored, Verification, api_refusal, verify};
 use crate::error::Report;
 use crate::http::{Connection, Network, Reply, TransportError, is_loopback};
+use crate::platform::system;
 use crate::providers::{self, Provider};
 use crate::say::in_words;
 use crate::session::{Endpoint, Session};
@@ -153,7 +154,7 @@ fn clock(host: &str, there: Option<SystemTime>) -> Option<Check> {
             "the clock is {} {direction} `{host}`, so the expiry of tokens is computed wrongly",
             in_words(Duration::from_secs(skew.unsigned_abs()))
         ),
-        "set the clock: `timedatectl set-ntp true`",
+        format!("set the clock: `{}`", system::SET_CLOCK),
     ))
 }
 

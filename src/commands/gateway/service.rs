@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen};
-use crate::commands::{print, print_json};
+use crate::commands::{absolute, print, print_json};
 use crate::environment::{API_KEY, variable};
-use crate::error::{Failed, Failure, note};
+use crate::error::{Failed, Failure, note, path_for_sh};
 use crate::gateway::key;
 use crate::installation::Installation;
 use crate::paths;
@@ -116,7 +116,7 @@ pub(super) fn uninstall(args: &GatewayArgs, session: &Session) -> Result<()> {
         note(&format!(
             "its key remains in `{}`: tools configured with it cannot connect until a gateway uses it again; `rm {}` deletes it",
             key_file.display(),
-            for_shell(&key_file)
+            path_for_sh(&key_file)
         ));
     }
     Ok(())
@@ -152,10 +152,6 @@ fn key_file(args: &GatewayArgs, session: &Session) -> Result<PathBuf> {
         Some(file) => absolute(file),
         None => Ok(session.config.paths.gateway_key()),
     }
-}
-
-fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("cannot use `{}`", path.display()))
 }
 
 /// The command line of the service: the options of this one, with addresses and files in full.
@@ -227,8 +223,8 @@ fn environment() -> Result<Vec<(String, String)>> {
         let value = text(&value)?;
         if name.to_lowercase().ends_with("_proxy") && value.contains('@') {
             note(&format!(
-                "warning: `{name}` contains a password and is not passed to the service; set it there with `systemctl --user edit \
-                 qwenauth-gateway`"
+                "warning: `{name}` contains a password and is not passed to the service; set it there with `{}`",
+                service::set_variable(name)
             ));
             continue;
         }
@@ -236,13 +232,6 @@ fn environment() -> Result<Vec<(String, String)>> {
         environment.push((name.to_owned(), value));
     }
     Ok(environment)
-}
-
-/// `path` as a word of the shell.
-fn for_shell(path: &Path) -> String {
-    let path = path.display().to_string();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    if path.bytes().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
 /// Waits until the gateway answers; with TLS, until it listens.

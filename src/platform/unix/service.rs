@@ -73,6 +73,14 @@ pub(crate) fn messages() -> String {
     format!("journalctl --user -u {NAME}")
 }
 
+/// What sets a variable of the service, as a line to type.
+pub(crate) fn set_variable(name: &str) -> String {
+    if cfg!(target_os = "macos") {
+        return format!("launchctl setenv {name} …");
+    }
+    format!("systemctl --user edit {NAME}")
+}
+
 /// Why the service ends when its user logs out, with what keeps it running, if it does.
 pub(crate) fn ends_with_the_session() -> Option<String> {
     if cfg!(target_os = "macos") {

@@ -19,6 +19,10 @@ pub(crate) const CONFIG: (&str, &str) = ("XDG_CONFIG_HOME", ".config");
 pub(crate) const DATA: (&str, &str) = ("XDG_DATA_HOME", ".local/share");
 pub(crate) const STATE: (&str, &str) = ("XDG_STATE_HOME", ".local/state");
 
+/// What sets the clock, as a line to type.
+pub(crate) const SET_CLOCK: &str =
+    if cfg!(target_os = "macos") { "sudo sntp -sS time.apple.com" } else { "timedatectl set-ntp true" };
+
 /// The home directory of the passwd entry, for where the variable is not set.
 pub(crate) fn home() -> Option<PathBuf> {
     let user = User::from_uid(getuid()).ok()??;

@@ -38,6 +38,10 @@ pub(crate) fn messages() -> String {
     String::new()
 }
 
+pub(crate) fn set_variable(_name: &str) -> String {
+    String::new()
+}
+
 pub(crate) fn ends_with_the_session() -> Option<String> {
     None
 }

@@ -32,6 +32,8 @@ pub(crate) const CONFIG: (&str, &str) = ("APPDATA", "AppData/Roaming");
 pub(crate) const DATA: (&str, &str) = ("LOCALAPPDATA", "AppData/Local");
 pub(crate) const STATE: (&str, &str) = DATA;
 
+pub(crate) const SET_CLOCK: &str = "w32tm /resync";
+
 /// The home directory of the user's profile, for where the variable is not set.
 pub(crate) fn home() -> Option<PathBuf> {
     std::env::home_dir()
