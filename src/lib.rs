@@ -23,7 +23,7 @@
 //! limits/         limits of requests, counted over all processes: windows, bursts, days
 //! hooks.rs        programs of the user that gateways run when something happens
 //! usage/          the ledger of what passed through the gateways
-//! gateway/        the local reverse proxy; async lives here, in limits/, in sandbox/ and in platform's signals only; `serve()` is a blocking function
+//! gateway/        the local reverse proxy; async lives here, in limits/, in sandbox/ and in platform's signals and threads only; `serve()` is a blocking function
 //! setup/          one file per tool that can be configured, and what other programs read from their environment
 //! sandbox/        the practice provider
 //! installation.rs how this program was installed, whether its file stays there, what upgrades it
@@ -47,8 +47,8 @@
 //! gateway → compression, credentials, environment, hooks, keys, limits, oauth, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only
 //! sandbox → environment, paths, platform, providers, say, used by its command only
 //! error → say · environment → platform, say · terminal → platform, say · installation → platform
-//! http → names, platform, proxies, tls · tls → environment, platform · proxies → environment
-//! names, platform, shell, secret, sha256, x509 use nothing of ours but error, secret and sha256
+//! http → names, platform, proxies, tls · names → platform · tls → environment, platform · proxies → environment
+//! platform, shell, secret, sha256, x509 use nothing of ours but error, secret and sha256
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `credentials::fresh` loads the file and returns what lasts long

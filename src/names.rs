@@ -11,9 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::vec::IntoIter;
 
-use hyper_util::client::legacy::connect::dns::{GaiFuture, GaiResolver, Name};
+use anyhow::Result;
+use hyper_util::client::legacy::connect::dns::Name;
 use tower_service::Service;
 use url::{Host, Url};
+
+use crate::platform::threads;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -62,39 +65,36 @@ pub(crate) fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// What both clients resolve names with.
-#[derive(Clone)]
-pub(crate) struct Resolver(GaiResolver);
-
-impl Resolver {
-    pub(crate) fn new() -> Self {
-        Self(GaiResolver::new())
-    }
-}
+#[derive(Clone, Copy)]
+pub(crate) struct Resolver;
 
 impl Service<Name> for Resolver {
     type Response = IntoIter<SocketAddr>;
     type Error = io::Error;
     type Future = Lookup;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_ready(context)
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, name: Name) -> Lookup {
-        if is_loopback_name(name.as_str()) { Lookup::Known } else { Lookup::Asked(self.0.call(name)) }
+        if is_loopback_name(name.as_str()) {
+            return Lookup::Known;
+        }
+        Lookup::Asked(Box::pin(threads::finished(move || Ok(addresses(name.as_str(), 0)?))))
     }
 }
 
 impl reqwest::dns::Resolve for Resolver {
     fn resolve(&self, name: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        Box::pin(Boxed(Name::from_str(name.as_str()).map(|name| self.clone().call(name)).ok()))
+        Box::pin(Boxed(Name::from_str(name.as_str()).map(|name| Self.call(name)).ok()))
     }
 }
 
 /// The addresses of one name. A port of 0 is replaced by that of the request.
 pub(crate) enum Lookup {
     Known,
-    Asked(GaiFuture),
+    Asked(Pin<Box<dyn Future<Output = Result<Vec<SocketAddr>>> + Send>>),
 }
 
 impl Future for Lookup {
@@ -103,9 +103,7 @@ impl Future for Lookup {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
             Self::Known => Poll::Ready(Ok(loopback(0).to_vec().into_iter())),
-            Self::Asked(asked) => {
-                Pin::new(asked).poll(context).map_ok(|addresses| addresses.collect::<Vec<_>>().into_iter())
-            }
+            Self::Asked(asked) => asked.as_mut().poll(context).map_ok(Vec::into_iter).map_err(io::Error::other),
         }
     }
 }

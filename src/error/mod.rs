@@ -219,6 +219,10 @@ const EIO: i32 = 5;
 /// What helps where the limit of open files is reached.
 pub(crate) const FEW_DESCRIPTORS: &str = "raise the limit of open files: `ulimit -n 1024`";
 
+/// What helps where the system refuses a thread.
+pub(crate) const FEW_THREADS: &str =
+    "end other programs, or raise the limit of processes: `ulimit -u`, `pids.max` of a container";
+
 /// Whether a disk, its file system or the access to a file is what failed.
 fn is_of_storage(error: &io::Error) -> bool {
     use io::ErrorKind::{

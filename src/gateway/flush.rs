@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 
 use super::Gateway;
 use crate::limits::shared::Row;
+use crate::platform::threads;
 use crate::usage::{self, Use};
 
 /// How often counts go to the ledger at least.
@@ -20,8 +21,7 @@ const REGAINED: f64 = 2.0;
 /// Writes counts as requests end, until `ending`. Never cut short: what is on its way to the disk arrives there.
 pub(super) async fn flush_regularly(gateway: Rc<Gateway>, ending: Rc<Notify>) {
     let state = gateway.options.state.clone();
-    let settled = tokio::task::spawn_blocking(move || usage::settle(&state, SystemTime::now()));
-    if let Ok(Err(error)) = settled.await {
+    if let Err(error) = threads::finished(move || usage::settle(&state, SystemTime::now())).await {
         log::warn!("cannot summarize old usage: {error:#}");
     }
     let mut at_once = AtOnce(AT_ONCE);
@@ -30,7 +30,7 @@ pub(super) async fn flush_regularly(gateway: Rc<Gateway>, ending: Rc<Notify>) {
         tokio::select! {
             () = gateway.events.news.notified() => {}
             () = ending.notified() => return,
-            // What others count is warned of as well.
+            // Counts of other processes cause warnings too.
             () = tokio::time::sleep(FLUSH) => {}
         }
         let passed = last.elapsed();
@@ -73,11 +73,11 @@ pub(super) async fn flush(gateway: &Gateway) {
         }
         let Some(mut pending) = account.take_pending() else { continue };
         // The disk may be slow, or away.
-        let written = tokio::task::spawn_blocking(move || {
+        let written = threads::finished_or_here(move || {
             let written = pending.write();
             (pending, written)
         });
-        let Ok((mut pending, written)) = written.await else { continue };
+        let Some((mut pending, written)) = written.await else { continue };
         if let Some(shared) = &gateway.shared {
             pending.take_written().into_iter().for_each(|(of, counts)| shared.enter(row(of), counts.named()));
         }

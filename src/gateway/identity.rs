@@ -20,10 +20,11 @@ use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use crate::error::{Failed, Failure, note};
 use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
+use crate::platform::threads;
 use crate::tls::read_pem;
 use crate::x509::Facts;
 
-/// How long before its end a certificate is warned of at the start: certificates of 90 days are renewed a month before.
+/// How long before it expires a certificate causes a warning at the start: one of 90 days is renewed a month before.
 const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The files of a server's identity.
@@ -122,8 +123,7 @@ impl Identity {
     async fn read(&self, failed: impl FnOnce(anyhow::Error)) {
         let files = self.files.clone();
         // The disk may be slow.
-        let Ok(loaded) = tokio::task::spawn_blocking(move || load(&files)).await else { return };
-        match loaded {
+        match threads::finished(move || load(&files)).await {
             Ok(loaded) => {
                 log::info!("now serving the certificate in `{}`", self.files.certificate.display());
                 *self.loaded.borrow_mut() = loaded;

@@ -19,6 +19,7 @@ use crate::http::Network;
 use crate::keys::{IssuerRule, seconds};
 use crate::oauth::jwt::{KeySet, MAX_LENGTH, NotVerified, Shown};
 use crate::oauth::{REQUEST_TIMEOUT, discovery};
+use crate::platform::threads;
 
 /// Pause before an issuer is queried again for a key that it did not have, and after a failure.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -158,8 +159,7 @@ impl Issuer {
         // Recorded first, because the client may disconnect before there is a response.
         self.asked.set(Some((Instant::now(), false)));
         let (url, network) = (self.url.clone(), network.clone());
-        let found = tokio::task::spawn_blocking(move || fetch(&url, &network)).await;
-        let found = found.unwrap_or_else(|error| Err(error.into()));
+        let found = threads::finished(move || fetch(&url, &network)).await;
         self.asked.set(Some((Instant::now(), found.is_ok())));
         match found {
             Ok(keys) => *self.keys.borrow_mut() = Some((Rc::new(keys), Instant::now())),

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::error::{Failed, Failure};
 use crate::platform::disk::Version;
 use crate::platform::files::{self, Content, Privacy};
+use crate::platform::threads;
 use crate::secret::Secret;
 
 /// A key of the user's own making should not be guessed either.
@@ -104,7 +105,7 @@ impl KeyFile {
     pub(super) async fn stored(&self) -> Result<Secret> {
         let path = self.path.clone();
         // The disk may be slow.
-        tokio::task::spawn_blocking(move || stored_in(&path)).await.context("cannot read the key")?
+        threads::finished(move || stored_in(&path)).await
     }
 }
 
@@ -146,6 +147,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may panic")]
     fn of_gateways_that_start_at_once_one_makes_the_key_and_all_have_it() {
         for _ in 0..50 {
             let directory = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ use crate::keys::{IssuerRule, JobKey, KeyRecord, KeyText, Prices, Shown, State, 
 use crate::limits::shared::Shared;
 use crate::limits::{Engine, Refused};
 use crate::oauth::jwt;
+use crate::platform::threads;
 use crate::secret::Secret;
 
 /// Opens the engine, with the shared server if there is one.
@@ -68,8 +69,7 @@ impl Team {
     /// Reads the team secret again. One that cannot be read stays as it was.
     pub(super) async fn reload_secret(&self) {
         let path = self.secret_file.clone();
-        let read = tokio::task::spawn_blocking(move || TeamSecret::read(&path)).await;
-        match read.unwrap_or_else(|error| Err(error.into())) {
+        match threads::finished(move || TeamSecret::read(&path)).await {
             Ok(secret) if secret.bytes() == self.secret.borrow().bytes() => {}
             Ok(secret) => {
                 self.engine.use_secret(&secret);

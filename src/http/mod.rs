@@ -7,11 +7,9 @@
 mod failure;
 
 use std::io::Read;
-use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -26,10 +24,10 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::failure::{TransportError, describe_status};
 use self::failure::{innermost, transport_error};
-use crate::error::{FEW_DESCRIPTORS, Failed, Failure, has_user_info, printable, without_user_info};
+use crate::error::{FEW_DESCRIPTORS, FEW_THREADS, Failed, Failure, has_user_info, printable, without_user_info};
 use crate::names::{Resolver, is_confined};
 pub(crate) use crate::names::{confine_to_loopback, is_loopback};
-use crate::platform::disk;
+use crate::platform::{disk, threads};
 use crate::secret::Secret;
 use crate::{proxies, tls};
 
@@ -145,7 +143,7 @@ impl Network {
             .user_agent(user_agent())
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(Arc::new(Resolver::new()))
+            .dns_resolver(Arc::new(Resolver))
             .tls_info(true)
             .timeout(None);
         // The client panics where it gets none for its signals and wake-ups.
@@ -164,35 +162,17 @@ impl Network {
             // Reading the system's certificates takes milliseconds, and plain HTTP on loopback does not need them.
             builder.tls_certs_only([])
         };
-        let client = builder.build().context("cannot set up the HTTP client")?;
-        Ok(Connection { client: Detached(Some(client)), is_given_up: || false })
+        // All that can fail by now is what the system refuses: a thread, an event loop.
+        let client = builder
+            .build()
+            .with_context(|| Failed::new(Failure::Temporary, "cannot set up the HTTP client").hint(FEW_THREADS))?;
+        Ok(Connection { client, is_given_up: || false })
     }
 }
 
 pub(crate) struct Connection {
-    client: Detached,
+    client: Client,
     is_given_up: fn() -> bool,
-}
-
-/// Drops a client in the background: dropping it waits for a name that is still being resolved, which can take minutes,
-/// and no caller should hold a lock meanwhile.
-struct Detached(Option<Client>);
-
-impl Deref for Detached {
-    type Target = Client;
-
-    #[expect(clippy::expect_used, reason = "it is taken in `drop` only")]
-    fn deref(&self) -> &Client {
-        self.0.as_ref().expect("a client until it is dropped")
-    }
-}
-
-impl Drop for Detached {
-    fn drop(&mut self) {
-        let client = self.0.take();
-        // Without another thread, it ends in this one.
-        let _ = thread::Builder::new().spawn(move || drop(client));
-    }
 }
 
 impl Connection {
@@ -255,14 +235,12 @@ impl Connection {
     /// The client's own time limit restarts with each chunk of the body, so the exchange has a thread and a clock of
     /// its own.
     fn exchange(&self, request: RequestBuilder, limit: Duration) -> Result<Reply, TransportError> {
-        let (sender, receiver) = mpsc::channel();
         let (client, request) = request.build_split();
         let request = request.map_err(transport_error)?;
         let line = logged_line(&request);
         let began = Instant::now();
-        thread::spawn(move || {
-            let _ = sender.send(send(&client, request));
-        });
+        let receiver = threads::run(move || send(&client, request))
+            .map_err(|failed| TransportError::NotConnected(failed.message))?;
         let outcome = receive(&receiver, limit, self.is_given_up)
             .unwrap_or_else(|| Err(TransportError::Unknown(format!("none arrived within {} s", limit.as_secs()))));
         let took = began.elapsed().as_millis();
@@ -383,6 +361,9 @@ fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -412,7 +393,7 @@ mod tests {
     #[expect(clippy::print_stdout, reason = "says that it waits")]
     fn waits_for_an_answer() {
         let (sender, receiver) = mpsc::channel();
-        thread::spawn(move || {
+        let _ = threads::start(move || {
             println!("waiting");
             std::io::stdin().read_line(&mut String::new()).unwrap();
             thread::sleep(TICK / 2);

@@ -169,6 +169,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may panic")]
     fn of_all_that_make_the_secret_at_once_one_writes_it() {
         for _ in 0..50 {
             let directory = tempfile::tempdir().unwrap();

@@ -335,6 +335,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test may panic")]
     fn of_many_that_open_a_new_file_at_once_each_is_counted() {
         const THREADS: usize = 8;
         for _ in 0..200 {

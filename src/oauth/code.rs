@@ -10,7 +10,6 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -19,11 +18,12 @@ use serde_json::json;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::REQUEST_TIMEOUT;
 use super::fields::Fields;
 use super::pkce::Pkce;
+use super::{REQUEST_TIMEOUT, not_in_time};
 use crate::error::{Failed, Failure, Reason, printable};
 use crate::http::{self, Network};
+use crate::platform::threads;
 use crate::secret::Secret;
 
 /// A browser sends its request at once.
@@ -70,7 +70,7 @@ impl Callback {
     }
 
     /// Starts the listener: the one-time page, which redirects to `authorize`, and the redirect back.
-    pub(crate) fn serve(self, authorize: &Url) -> Redirect {
+    pub(crate) fn serve(self, authorize: &Url) -> Result<Redirect> {
         let (sender, receiver) = mpsc::channel();
         let site = Site {
             path: self.path(),
@@ -83,8 +83,8 @@ impl Callback {
         };
         let listener = self.listener;
         // It ends with the process: nothing else can end a blocking accept.
-        thread::spawn(move || accept(&listener, &Arc::new(site), &sender));
-        Redirect(receiver)
+        threads::start(move || accept(&listener, &Arc::new(site), &sender))?;
+        Ok(Redirect(receiver))
     }
 }
 
@@ -109,16 +109,9 @@ impl Redirect {
                     .hint("run `qwenauth login` again if that was a mistake")
                     .err()
             }
-            Err(_) => Err(not_in_time()),
+            Err(_) => not_in_time().hint("run `qwenauth login` again").err(),
         }
     }
-}
-
-fn not_in_time() -> anyhow::Error {
-    Failed::new(Failure::LoginRequired, "the login was not approved in time")
-        .because(Reason::Expired)
-        .hint("run `qwenauth login` again")
-        .into()
 }
 
 /// What a redirect contains (RFC 6749 §4.1.2).
@@ -148,13 +141,16 @@ fn accept(listener: &TcpListener, site: &Arc<Site>, sender: &Sender<Outcome>) {
             open.fetch_sub(1, Ordering::SeqCst);
             continue;
         }
-        let (open, site, sender) = (Arc::clone(&open), Arc::clone(site), sender.clone());
-        thread::spawn(move || {
+        let (served, site, sender) = (Arc::clone(&open), Arc::clone(site), sender.clone());
+        let started = threads::start(move || {
             if let Some(outcome) = site.serve(&connection) {
                 let _ = sender.send(outcome);
             }
-            open.fetch_sub(1, Ordering::SeqCst);
+            served.fetch_sub(1, Ordering::SeqCst);
         });
+        if started.is_err() {
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
     }
 }
 

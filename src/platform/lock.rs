@@ -6,15 +6,13 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Failed, Failure, Reason, note};
-use crate::platform::{disk, files};
+use crate::platform::{disk, files, threads};
 
 /// Timeout of the locks together: more than two renewals can take.
 pub(crate) const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -188,11 +186,7 @@ impl Drop for TryLock<'_> {
 /// A blocking lock has no time limit, so a thread blocks and this one counts. A thread given up on frees the lock as
 /// soon as it gets it.
 fn wait(file: File, path: &Path, deadline: Instant) -> Result<File> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let locked = fs2::FileExt::lock_exclusive(&file).map(|()| file);
-        let _ = sender.send(locked);
-    });
+    let receiver = threads::run(move || fs2::FileExt::lock_exclusive(&file).map(|()| file))?;
     let limit = |until: Duration| until.min(deadline.saturating_duration_since(Instant::now()));
     let began = Instant::now();
     log::info!("waiting for the lock `{}`, which another process holds", path.display());

@@ -3,6 +3,7 @@
 //! ```text
 //! files/     private files, written whole: temporary file, fsync, rename, modes, symlinks, space reserved first
 //! lock.rs    the kernel lock between processes
+//! threads.rs work on a thread of its own
 //! keyring/   the keyring of the system, by system
 //! unix/      what differs, on Linux, macOS and other Unixes
 //! windows/   the same on Windows
@@ -25,6 +26,7 @@
 pub(crate) mod files;
 pub(crate) mod keyring;
 pub(crate) mod lock;
+pub(crate) mod threads;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]

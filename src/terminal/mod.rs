@@ -4,7 +4,7 @@ mod qr;
 
 use std::io::{self, IsTerminal, Write, stderr, stdin};
 use std::sync::mpsc::{self, Sender};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 pub(crate) use self::qr::Code;
 use crate::error::printable;
 use crate::platform::signals::PromptSignals;
-use crate::platform::system;
+use crate::platform::{system, threads};
 use crate::say::{Screen, Style, cut, redraws};
 use crate::secret::Secret;
 
@@ -224,7 +224,7 @@ impl Countdown {
         let (stop, stopped) = mpsc::channel::<()>();
         let what = printable(what);
         let screen = Screen::stderr();
-        let thread = thread::spawn(move || {
+        let drawn = threads::start(move || {
             // Drawn here: a progress bar estimates its end by libm, which every start of the program would then load.
             let term = Term::buffered_stderr();
             let spinner = ProgressStyle::default_spinner();
@@ -244,7 +244,7 @@ impl Countdown {
             }
             let _ = term.clear_line().and_then(|()| term.flush());
         });
-        Self { stop: Some(stop), thread: Some(thread) }
+        Self { stop: Some(stop), thread: drawn.ok() }
     }
 }
 

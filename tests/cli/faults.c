@@ -1,7 +1,7 @@
 // Preloaded into the program under test: makes chosen calls fail, the clock jump, the resolver slow.
 //
 // FAULT=call:errno:text    the call fails so, where the file's path ends in the text, or after a `*` has it in it; a
-//                          negative number is a signal that comes there
+//                          negative number is a signal that comes there; the path of a thread is its number: `/1`
 // FAULT_FROM=file          it does so only once that file exists
 // JUMP=file:clock:seconds  that clock (0: real, 1: monotonic) is so far ahead once the file exists
 // SLOW_DNS=seconds         every name takes so long, and then is not found
@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <netdb.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,6 +91,15 @@ int unlink(const char *path) {
 int flock(int descriptor, int operation) {
     NEXT(flock);
     return fault("flock", descriptor) ? -1 : next(descriptor, operation);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument) {
+    NEXT(pthread_create);
+    static int count;
+    char number[16];
+    snprintf(number, sizeof number, "/%d", ++count);
+    int result = fault_at("pthread_create", number);
+    return result ? result : next(thread, attributes, start, argument);
 }
 
 int clock_gettime(clockid_t clock, struct timespec *time) {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use nix::libc::{EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, ENOTSUP};
+use nix::libc::{EAGAIN, EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, ENOTSUP};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -229,6 +229,40 @@ fn a_name_that_does_not_resolve_in_time_is_temporary() {
             format!("qwenauth: {warned}\nqwenauth: error: {told}\nqwenauth: hint: nothing was lost; retry later\n");
         machine.run(["token"]).exits(3).stderr(&said);
         is_as_before(&machine, &before);
+    }
+}
+
+/// `ulimit -u`, the process limit of a container: whichever thread is refused, nothing is lost and nothing left behind.
+#[test]
+fn a_renewal_without_one_of_its_threads_is_temporary() {
+    for number in 1.. {
+        let Some(machine) = faulty("FAULT", &format!("pthread_create:{EAGAIN}:/{number}")) else { return };
+        let machine = machine.refresh(Reply::tokens("2"));
+        let before = machine.content();
+        let outcome = machine.run(["token"]).any_stdout().any_stderr();
+        if outcome.code() == Some(0) {
+            assert!(number > 3, "its threads were refused: {outcome}");
+            drop(outcome.exits(0));
+            break;
+        }
+        assert!(outcome.stderr.contains("Resource temporarily unavailable"), "{number}: {outcome}");
+        drop(outcome.exits(3));
+        is_as_before(&machine, &before);
+        let machine = machine.without_variable("LD_PRELOAD");
+        machine.run(["token"]).stdout("granted-access-2\n").stderr("");
+        assert_eq!(machine.server.asked(Ask::Refresh).len(), 1);
+    }
+}
+
+#[test]
+fn a_key_command_a_login_and_the_doctor_without_threads_end_with_an_error() {
+    let machine = crate::keys::machine();
+    drop(machine.run(["login", "groq", "--no-verify", "--api-key-command", "echo granted-key-0"]).any_stderr());
+    let Some(machine) = preloaded(machine, "FAULT", &format!("pthread_create:{EAGAIN}:*")) else { return };
+    for (command, code) in [("token", 3), ("login openrouter --no-browser", 3), ("doctor", 1)] {
+        let outcome = machine.run(command.split(' ')).any_stdout().any_stderr();
+        assert!(format!("{outcome}").contains("Resource temporarily unavailable"), "{outcome}");
+        drop(outcome.exits(code));
     }
 }
 

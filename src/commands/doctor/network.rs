@@ -38,8 +38,14 @@ pub(super) fn check(session: &Session) -> Vec<Check> {
     let network = &source.network;
     // In parallel, because a server that does not respond takes its whole timeout.
     let mut checks: Vec<Check> = thread::scope(|scope| {
-        let running: Vec<_> = servers.iter().map(|server| scope.spawn(|| check_server(network, server))).collect();
-        running.into_iter().flat_map(|running| running.join().unwrap_or_default()).collect()
+        let start = |server| thread::Builder::new().spawn_scoped(scope, move || check_server(network, server));
+        let running: Vec<_> = servers.iter().map(|server| (server, start(server))).collect();
+        let finished = running.into_iter().flat_map(|(server, running)| match running {
+            Ok(running) => running.join().unwrap_or_default(),
+            // The system refuses a thread.
+            Err(_) => check_server(network, server),
+        });
+        finished.collect()
     });
     // A server that does not respond is not asked again.
     let is_reached =

@@ -5,8 +5,6 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
@@ -15,6 +13,7 @@ use url::Url;
 use super::Check;
 use crate::environment::variable;
 use crate::names::{addresses, is_loopback};
+use crate::platform::threads;
 use crate::proxies::{ALL, EXCEPT, HTTP, HTTPS, first_set, intercept, is_cgi, value};
 
 /// Timeout for a name lookup, a connection, and each part of a response.
@@ -178,9 +177,8 @@ fn default_port(scheme: Option<&str>) -> u16 {
 
 /// A connection to the proxy, or what is wrong with it.
 fn connected(host: String, port: u16) -> Result<TcpStream, String> {
-    let (sender, receiver) = mpsc::channel();
     // The resolver has no limit of its own.
-    thread::spawn(move || drop(sender.send(addresses(&host, port))));
+    let receiver = threads::run(move || addresses(&host, port)).map_err(|failed| failed.message)?;
     let found = match receiver.recv_timeout(PROXY_TIMEOUT) {
         Ok(Ok(addresses)) => addresses,
         Ok(Err(_)) => return Err("has a host name that does not resolve".into()),

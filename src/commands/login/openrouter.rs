@@ -4,8 +4,6 @@
 //! like a known key is never sent as a code.
 
 use std::io::{BufRead, stdin};
-use std::sync::mpsc;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
@@ -18,6 +16,7 @@ use crate::credentials::{PendingLogin, clean_key};
 use crate::error::{Failed, Failure, Reason, note};
 use crate::oauth::code::{self, Callback, PendingCode};
 use crate::oauth::pkce::Pkce;
+use crate::platform::threads;
 use crate::providers::{self, Authorize};
 use crate::say::{Screen, Style};
 use crate::secret::Secret;
@@ -140,7 +139,7 @@ fn by_callback(attempt: &Attempt, authorize: &Authorize, pkce: &Pkce, deadline: 
     let callback = Callback::listen()?;
     let url = code::authorize_url(&authorize.url, pkce, Some(&callback.url()), &extra(attempt))?;
     let entry = callback.entry();
-    let redirect = callback.serve(&url);
+    let redirect = callback.serve(&url)?;
     show(attempt, url.as_str(), deadline)?;
     attempt.open_browser(&entry);
     let _countdown = Countdown::start("Waiting for your approval in the browser", deadline);
@@ -197,12 +196,10 @@ fn show(attempt: &Attempt, url: &str, deadline: Instant) -> Result<()> {
 
 /// One line of stdin; reading it cannot be interrupted, so a thread waits for it.
 fn read_line(deadline: Instant) -> Result<Secret> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
+    let receiver = threads::run(|| {
         let mut line = String::new();
-        let read = stdin().lock().read_line(&mut line);
-        let _ = sender.send(read.map(|_| Secret::new(line)));
-    });
+        stdin().lock().read_line(&mut line).map(|_| Secret::new(line))
+    })?;
     match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(line) => Ok(line?),
         Err(_) => Failed::new(Failure::LoginRequired, "timed out waiting for the code")

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use crate::environment::{API_KEY, API_KEY_FILE, variable};
 use crate::error::{Failed, Failure};
 use crate::platform::lock::LOCK_TIMEOUT;
 use crate::platform::signals::{self, DeferredSignals};
-use crate::platform::{files, processes};
+use crate::platform::{files, processes, threads};
 use crate::providers::Provider;
 use crate::secret::Secret;
 
@@ -201,14 +201,15 @@ fn output_of(name: &str, command: &mut Command) -> Result<Zeroizing<Vec<u8>>> {
     let mut running = started.map_err(|error| cannot_start(name, &program, &error))?;
     let limit = if is_at_terminal { TIMEOUT_AT_TERMINAL } else { TIMEOUT };
     let mut deadline = Instant::now() + limit;
-    let (sender, receiver) = mpsc::channel();
-    if let Some(stdout) = running.child().stdout.take() {
-        std::thread::spawn(move || {
-            let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
-            let read = stdout.take(MAX_OUTPUT).read_to_end(&mut bytes);
-            drop(sender.send(read.map(|_| bytes)));
-        });
-    }
+    let stdout = running.child().stdout.take();
+    let read = move || -> std::io::Result<_> {
+        let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+        if let Some(stdout) = stdout {
+            stdout.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
+        }
+        Ok(bytes)
+    };
+    let receiver = threads::run(read).inspect_err(|_| running.end())?;
     let late = || {
         Failed::new(Failure::Temporary, format!("the key command `{name}` did not end within {} s", limit.as_secs()))
             .hint("run it yourself to see what it waits for")

@@ -32,6 +32,7 @@ use crate::platform::disk::{self, Identity};
 use crate::platform::files;
 use crate::platform::lock::{FileLock, NOTICE_AFTER, wait_over};
 use crate::platform::signals::DeferredSignals;
+use crate::platform::threads;
 
 /// Age at which Qwen Code's lock is stale, since 0.21.2 (10 s before; its holder may legitimately take 30 s).
 pub(crate) const STALE: Duration = Duration::from_secs(35);
@@ -72,7 +73,7 @@ impl QwenCodeLock {
                 if logged {
                     log::info!("waited {} ms for the lock of Qwen Code", started.elapsed().as_millis());
                 }
-                let mut lock = Self::hold(path.to_owned(), id, file, held);
+                let mut lock = Self::hold(path.to_owned(), id, file, held)?;
                 lock.another_vanished = saw_another;
                 return Ok(Some(lock));
             }
@@ -119,10 +120,12 @@ impl QwenCodeLock {
         }
     }
 
-    fn hold(path: PathBuf, id: String, file: File, held: DeferredSignals) -> Self {
+    /// Errors: there is no thread for the heartbeat; the lock is removed then.
+    fn hold(path: PathBuf, id: String, file: File, held: DeferredSignals) -> Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let beat = (path.clone(), id.clone());
-        let heart = thread::spawn(move || {
+        let mut lock = Self { stop: Some(stop), heart: None, path, id, another_vanished: false, _held: held };
+        let heart = threads::start(move || {
             let mut file = file;
             while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
                 let _ = file.set_modified(SystemTime::now());
@@ -131,8 +134,9 @@ impl QwenCodeLock {
                     file = again;
                 }
             }
-        });
-        Self { stop: Some(stop), heart: Some(heart), path, id, another_vanished: false, _held: held }
+        })?;
+        lock.heart = Some(heart);
+        Ok(lock)
     }
 }
 
@@ -237,7 +241,8 @@ mod tests {
             "ours".into(),
             create_with_id(&path, "ours").unwrap(),
             DeferredSignals::new(),
-        );
+        )
+        .unwrap();
         fs::remove_file(&path).unwrap();
         create_with_id(&path, "theirs").unwrap();
         drop(lock);

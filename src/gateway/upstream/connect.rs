@@ -32,7 +32,7 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(ca_file: Option<PathBuf>) -> Self {
-        let mut direct = HttpConnector::new_with_resolver(Resolver::new());
+        let mut direct = HttpConnector::new_with_resolver(Resolver);
         direct.enforce_http(false);
         direct.set_nodelay(true);
         direct.set_keepalive(Some(Duration::from_secs(30)));

@@ -22,6 +22,7 @@ use super::inspect::failure;
 use crate::error::{Failed, Failure, printable, without_user_info};
 use crate::names;
 use crate::platform::files::{self, Content, Privacy};
+use crate::platform::threads;
 use crate::secret::Secret;
 
 /// The default port of both servers.
@@ -163,8 +164,8 @@ impl Address {
 
     async fn dial(&self) -> io::Result<TcpStream> {
         let (host, port) = (self.host.clone(), self.port);
-        let addresses = tokio::task::spawn_blocking(move || names::addresses(&host, port)).await??;
-        dial_first(&addresses).await
+        let found = threads::finished(move || Ok(names::addresses(&host, port)?)).await;
+        dial_first(&found.map_err(io::Error::other)?).await
     }
 }
 

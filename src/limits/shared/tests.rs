@@ -833,6 +833,7 @@ fn a_changed_password_is_read_for_the_next_connection() {
 }
 
 /// Runs what blocks beside the runtime of a test.
+#[expect(clippy::disallowed_methods, reason = "a test may panic")]
 fn aside<T: Send>(ask: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(ask).join().unwrap())
 }
@@ -853,6 +854,7 @@ fn answering(answer: String) -> Where {
 }
 
 /// The same; `connections` counts those to it.
+#[expect(clippy::disallowed_methods, reason = "a test may panic")]
 fn answering_many(answer: String, connections: Arc<AtomicU16>) -> Where {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -5,10 +5,38 @@ use std::thread;
 use std::time::Duration;
 
 use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, fine, logged_in, until_closed};
-use crate::machine::Machine;
+use crate::machine::{Machine, until};
 
 fn reset() -> io::Result<()> {
     Err(io::ErrorKind::ConnectionReset.into())
+}
+
+/// Its renewals, its look-ups of names and what it writes each have a thread.
+#[test]
+fn a_gateway_that_is_refused_every_thread_serves_and_counts_on() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let refused = format!("pthread_create:{}:*", nix::libc::EAGAIN);
+    let Some(machine) = crate::faults::preloaded(machine, "FAULT", &refused) else { return };
+    let none = machine.directory().join("none");
+    let machine = machine.variable("FAULT_FROM", &none);
+    let gateway = Gateway::start(&machine, &[]);
+    std::fs::write(&none, "").unwrap();
+    gateway.chat().is(200);
+    until("it is counted", || machine.run(["usage", "--json"]).json()["usage"][0]["requests"] == 1);
+    let _machine = machine.expires_in(-3600);
+    gateway.chat().is(503);
+}
+
+#[test]
+fn a_gateway_that_cannot_summarize_old_usage_at_its_start_counts_on() {
+    let upstream = Upstream::always(fine());
+    // The first is for renewals.
+    let second = format!("pthread_create:{}:/2", nix::libc::EAGAIN);
+    let Some(machine) = crate::faults::preloaded(logged_in(&upstream), "FAULT", &second) else { return };
+    let gateway = Gateway::start(&machine, &[]);
+    gateway.chat().is(200);
+    until("it is counted", || machine.run(["usage", "--json"]).json()["usage"][0]["requests"] == 1);
 }
 
 #[test]
@@ -125,7 +153,7 @@ fn two_hundred_clients_that_disconnect_at_once_leave_no_connection() {
     upstream.wait_for(200);
     drop(clients);
     let descriptors = format!("/proc/{}/fd", gateway.running.id());
-    crate::machine::until("all connections are closed", || std::fs::read_dir(&descriptors).unwrap().count() < 30);
+    until("all connections are closed", || std::fs::read_dir(&descriptors).unwrap().count() < 30);
     gateway.chat().is(200);
 }
 
