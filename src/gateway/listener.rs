@@ -165,6 +165,17 @@ impl Stream {
         }
     }
 
+    /// Closes a connection so that the client sees it aborted: to HTTP/1.0 the end of a connection is that of the body
+    /// (RFC 9112 §6.3). A socket in the file system has no other end.
+    pub(super) fn reset(self) {
+        let stream = match &self.transport {
+            Transport::Tcp(stream) => stream,
+            Transport::Tls(stream) => stream.get_ref().0,
+            Transport::Local(_) => return,
+        };
+        let _ = stream.set_zero_linger();
+    }
+
     /// Closes a connection whose client may still be sending what was refused already.
     pub(super) async fn linger(mut self) {
         let _ = tokio::time::timeout(LINGER, read_out(&mut self)).await;

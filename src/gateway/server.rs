@@ -12,10 +12,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
 
@@ -140,11 +140,14 @@ pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener
     }
     drop(listener);
     open.close();
-    if open.all.borrow().is_empty() {
-        return;
-    }
+    // A notice can be of a moment before, since when others have come.
+    let all_closed = async {
+        while !open.all.borrow().is_empty() {
+            open.all_closed.notified().await;
+        }
+    };
     tokio::select! {
-        () = open.all_closed.notified() => {}
+        () = all_closed => {}
         () = tokio::time::sleep(gateway.options.drain) => {}
         () = ends() => {}
     }
@@ -183,8 +186,10 @@ async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<P
     stream.send_at_once();
     let Some(stream) = secured(&gateway, door, stream, &peer.closing).await else { return };
     let unread = Rc::<Unread>::default();
+    let is_older = Cell::new(false);
     let service = service_fn(|request: Request<Incoming>| {
         let (gateway, peer) = (Rc::clone(&gateway), Rc::clone(&peer));
+        is_older.set(request.version() == Version::HTTP_10);
         let request = request.map(|incoming| ClientBody::new(incoming, &unread));
         // Boxed, it is freed when the response begins; hyper would keep its space for as long as the connection is
         // open.
@@ -221,7 +226,9 @@ async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<P
         log::debug!("a client's connection ended: {error}");
     }
     // What cannot be read was answered as well.
-    if unread.is_malformed() || served.is_err_and(|error| error.is_parse()) {
+    if is_older.get() && served.as_ref().is_err_and(hyper::Error::is_user) {
+        connection.into_parts().io.into_inner().reset();
+    } else if unread.is_malformed() || served.is_err_and(|error| error.is_parse()) {
         let stream = connection.into_parts().io.into_inner();
         let _ = unless_asked(&peer.closing, Box::pin(stream.linger())).await;
     }

@@ -206,6 +206,10 @@ fn a_signal_ends_the_gateway_after_its_requests_finish() {
     });
     let machine = logged_in(&upstream);
     let gateway = Gateway::start(&machine, &[]);
+    // Its connection is closed, and for a moment there is none.
+    let mut before = gateway.send("GET /healthz", "", b"");
+    before.next().is(200);
+    assert_eq!(std::io::Read::read(&mut before.reader, &mut [0]).unwrap(), 0);
     let client = gateway.send("GET /v1/models", "", b"");
     upstream.wait_for(1);
     gateway.running.signal(Signal::SIGINT);
