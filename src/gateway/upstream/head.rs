@@ -157,7 +157,12 @@ fn parse(bytes: &[u8], method: &Method) -> Result<Option<(Parsed, usize)>, Malfo
         let (Ok(name), Ok(value)) = (name, value) else { return Err(Malformed("the answer has an invalid header")) };
         headers.append(name, value);
     }
-    let framing = framing(status, &headers, is_newer, method)?;
+    let stated = content_length(&headers)?;
+    if let Some(length) = stated {
+        // One where it was repeated (RFC 9110 §8.6).
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    let framing = framing(status, &headers, stated, is_newer, method)?;
     let keeps_open = keeps_open(&headers, is_newer);
     let reason = response.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
@@ -170,15 +175,12 @@ fn shared(copy: &Bytes, bytes: &[u8], part: &[u8]) -> Bytes {
     copy.slice(begins..begins + part.len())
 }
 
-/// RFC 9112 §6.3.
-fn framing(status: StatusCode, headers: &HeaderMap, is_newer: bool, method: &Method) -> Result<Framing, Malformed> {
-    if *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
-        return Ok(Framing::Length(0));
-    }
-    if headers.contains_key(TRANSFER_ENCODING) {
-        return transfer_coding(headers, is_newer);
-    }
+/// What the headers state, unless they state another framing too.
+fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
     let mut length = None;
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(length);
+    }
     for value in headers.get_all(CONTENT_LENGTH) {
         for text in value.to_str().unwrap_or("?").split(',') {
             let stated = number(text.trim()).ok_or(Malformed("the answer has an invalid length"))?;
@@ -187,6 +189,23 @@ fn framing(status: StatusCode, headers: &HeaderMap, is_newer: bool, method: &Met
             }
             length = Some(stated);
         }
+    }
+    Ok(length)
+}
+
+/// RFC 9112 §6.3.
+fn framing(
+    status: StatusCode,
+    headers: &HeaderMap,
+    length: Option<u64>,
+    is_newer: bool,
+    method: &Method,
+) -> Result<Framing, Malformed> {
+    if *method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Ok(Framing::Length(0));
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return transfer_coding(headers, is_newer);
     }
     Ok(length.map_or(Framing::UntilClose, Framing::Length))
 }

@@ -210,6 +210,23 @@ fn connections_are_kept_for_the_same_host_port_and_scheme_only() {
 }
 
 #[test]
+fn a_length_that_is_repeated_is_one() {
+    let local = tokio::task::LocalSet::new();
+    let _entered = local.enter();
+    for lengths in ["Content-Length: 5", "Content-Length: 5, 05", "Content-Length: 5\r\ncontent-length: 5"] {
+        for (method, body) in [(Method::POST, "hello"), (Method::HEAD, "")] {
+            let text = format!("HTTP/1.1 200 OK\r\n{lengths}\r\n\r\n{body}");
+            let answer = ask(Server::sending([text.as_bytes()]), upload(&method, &[]), &origin()).unwrap();
+            assert_eq!(answer.headers().get_all(CONTENT_LENGTH).iter().collect::<Vec<_>>(), ["5"], "{lengths}");
+        }
+    }
+    for length in ["abc", "5, 6"] {
+        let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        assert!(asked(Server::sending([text.as_bytes()]), &Method::HEAD).0.is_err(), "{length}");
+    }
+}
+
+#[test]
 fn answers_without_a_body_have_none_whatever_they_say() {
     for (method, status) in [(Method::HEAD, 200), (Method::POST, 204), (Method::POST, 304)] {
         let text = format!("HTTP/1.1 {status} \r\nContent-Length: 5\r\n\r\n");
