@@ -7,8 +7,10 @@
 
 use std::rc::Rc;
 
-use hyper::header::{ALLOW, AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE};
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use subtle::ConstantTimeEq;
 
 use super::client_body::ClientBody;
@@ -68,7 +70,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
         let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
         return Admitted::Answered(with(refusal.into_response(), ALLOW, allowed));
     }
-    if let Err(refusal) = check_source(gateway, gateway.checks_host, request.uri(), request.headers()) {
+    if let Err(refusal) = check_source(gateway, gateway.checks_host, request) {
         return refusal.into();
     }
     match request.uri().path() {
@@ -140,20 +142,24 @@ fn head_length(uri: &Uri, headers: &HeaderMap) -> usize {
     line + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>()
 }
 
-pub(super) fn check_source(
-    gateway: &Gateway,
-    checks_host: bool,
-    uri: &Uri,
-    headers: &HeaderMap,
-) -> Result<(), Refusal> {
+pub(super) fn check_source(gateway: &Gateway, checks_host: bool, request: &Request<ClientBody>) -> Result<(), Refusal> {
+    let (uri, headers) = (request.uri(), request.headers());
     if head_length(uri, headers) > MAX_HEAD_SIZE {
         let message = format!("the request line and headers exceed {} KiB", MAX_HEAD_SIZE / 1024);
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         return Err(Refusal::new(status, "request_head_too_large", message).finally());
     }
+    if request.version() == Version::HTTP_11 && !headers.contains_key(HOST) {
+        let message = "the request has no `Host` header";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_host", message).finally());
+    }
     if headers.get_all(HOST).iter().nth(1).is_some() {
         let message = "the request has more than one `Host` header";
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_host", message).finally());
+    }
+    if !is_chunked_alone(headers) {
+        let message = "the gateway accepts no transfer coding other than `chunked`: compress with `Content-Encoding`";
+        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, "transfer_coding_not_supported", message).finally());
     }
     if checks_host {
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -173,6 +179,13 @@ pub(super) fn check_source(
         }
     }
     Ok(())
+}
+
+/// Whether a body is framed in no other way than by its length or in chunks. The last coding is the only one that is
+/// removed here (RFC 9112 §6.1).
+fn is_chunked_alone(headers: &HeaderMap) -> bool {
+    let codings: Vec<_> = headers.get_all(TRANSFER_ENCODING).iter().collect();
+    codings.is_empty() || matches!(codings[..], [one] if one.as_bytes().eq_ignore_ascii_case(b"chunked"))
 }
 
 /// `host` with or without a port.

@@ -18,7 +18,7 @@ pub(super) async fn answer_scraper(
     checks_host: bool,
     request: &Request<ClientBody>,
 ) -> Response<ResponseBody> {
-    if let Err(refusal) = check_source(gateway, checks_host, request.uri(), request.headers()) {
+    if let Err(refusal) = check_source(gateway, checks_host, request) {
         return refusal.into_response();
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

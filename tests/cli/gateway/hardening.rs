@@ -93,6 +93,36 @@ fn a_request_with_more_than_one_host_is_rejected() {
 }
 
 #[test]
+fn a_request_of_http_1_1_without_a_host_is_rejected() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    for arguments in [&[][..], &["--listen", "127.0.0.2:0"]] {
+        let Gateway { running: _running, address, key } = Gateway::start(&machine, arguments);
+        let head = format!("GET /v1/models HTTP/1.1\r\nAuthorization: Bearer {key}\r\n\r\n");
+        assert_eq!(Client::send(&address, head.as_bytes()).next().is(400).code(), "invalid_host");
+    }
+    assert!(upstream.asked().is_empty());
+}
+
+#[test]
+fn a_request_whose_coding_would_be_lost_is_rejected() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    let send = |codings: &str| {
+        let lines: String = codings.split('|').map(|coding| format!("Transfer-Encoding: {coding}\r\n")).collect();
+        let mut client = gateway.send("POST /v1/chat/completions", &lines, b"");
+        client.write(b"2\r\n{}\r\n0\r\n\r\n");
+        client.got()
+    };
+    for codings in ["gzip, chunked", "deflate,chunked", "gzip|chunked", "chunked, chunked"] {
+        assert_eq!(send(codings).is(501).code(), "transfer_coding_not_supported", "{codings}");
+    }
+    assert!(upstream.asked().is_empty());
+    send("Chunked").is(200);
+}
+
+#[test]
 fn paths_that_servers_read_in_different_ways_are_not_forwarded() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
