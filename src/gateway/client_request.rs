@@ -20,6 +20,12 @@ pub(super) struct ClientRequest {
     pub(super) body: RequestBody,
 }
 
+/// `rest` below `base_path`. The path of `/v1` itself is never empty (RFC 9112 §3.2.1).
+fn target(base_path: &str, rest: &str) -> String {
+    let has_path = !base_path.is_empty() || rest.starts_with('/');
+    [base_path, if has_path { "" } else { "/" }, rest].concat()
+}
+
 impl ClientRequest {
     /// What follows `/v1`, without the query.
     pub(super) fn path(&self) -> &str {
@@ -52,9 +58,8 @@ impl ClientRequest {
         let base_path = messages.map_or(ready.base_path.as_str(), |endpoint| &endpoint.base_path);
         let mut fields = headers::clean_request(&self.headers);
         headers::address(&mut fields, ready, messages);
-        let path = [base_path, self.rest.as_str()].concat();
-        Upload::new(self.method.clone(), &path, &fields, reader)
-            .ok_or_else(|| SendError::NotSent("the path is invalid".into()))
+        Upload::new(self.method.clone(), &target(base_path, &self.rest), &fields, reader)
+            .ok_or_else(|| SendError::Client("the path of the request is invalid".into()))
     }
 
     /// The same request with another body, for a provider other than that of `first`.
@@ -65,5 +70,24 @@ impl ClientRequest {
             first.provider.header_templates().keys().for_each(|name| drop(headers.remove(name)));
         }
         Self { method: self.method.clone(), rest: self.rest.clone(), headers, body: RequestBody::whole(body, bodies) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_has_a_path_also_where_the_base_url_has_none() {
+        for (base_path, rest, expected) in [
+            ("", "", "/"),
+            ("", "?a=b", "/?a=b"),
+            ("", "/models", "/models"),
+            ("/v1", "", "/v1"),
+            ("/v1", "?a=b", "/v1?a=b"),
+            ("/v1", "/models", "/v1/models"),
+        ] {
+            assert_eq!(target(base_path, rest), expected);
+        }
     }
 }
