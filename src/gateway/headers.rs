@@ -194,8 +194,8 @@ pub(super) fn address<'head>(
     }
 }
 
-/// A response's headers as they are forwarded: without the provider's cookies and headers that open the gateway to
-/// pages of a browser.
+/// A response's headers as they are forwarded: without the provider's cookies, headers that open the gateway to pages of a
+/// browser, and those that only a gateway states.
 pub(super) fn clean_response(headers: &mut HeaderMap) {
     // With both, the length is wrong (RFC 9112 §6.3), and would truncate the body or leave it open.
     if headers.contains_key(TRANSFER_ENCODING) {
@@ -205,7 +205,7 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
     let stays = |name: &&HeaderName| {
         is_of_one_hop(name)
             || *name == SET_COOKIE
-            || name.as_str().starts_with("access-control-")
+            || ["access-control-", "x-qwenauth-"].iter().any(|beginning| name.as_str().starts_with(beginning))
             || named.contains(name)
     };
     let stay: Vec<HeaderName> = headers.keys().filter(stays).cloned().collect();
@@ -254,6 +254,18 @@ mod tests {
             assert_eq!(fields.get(&ACCEPT_ENCODING).unwrap(), kept, "{asked}");
         }
         assert!(clean_request(&HeaderMap::new()).get(&ACCEPT_ENCODING).is_none());
+    }
+
+    #[test]
+    fn a_provider_states_nothing_in_the_name_of_the_gateway() {
+        let value = HeaderValue::from_static;
+        let names = ["x-qwenauth-fallback", "x-qwenauth-budget-remaining", "set-cookie", "x-own", "x-qwen"];
+        let mut headers: HeaderMap =
+            names.map(|name| (HeaderName::from_static(name), value("1"))).into_iter().collect();
+        clean_response(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["via", "x-own", "x-qwen"]);
     }
 
     #[test]
