@@ -5,11 +5,13 @@
 //! error of its own.
 
 use std::future::poll_fn;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Response, StatusCode};
+use memchr::memmem;
 
 use super::credential::ReadyCredential;
 use super::meter::Meter;
@@ -17,6 +19,7 @@ use super::response_body::{ForwardedBody, ResponseBody};
 use super::upstream::Answer;
 use super::usage_record::UsageRecord;
 use crate::compression;
+use crate::credentials::Credential;
 use crate::providers::error::{ApiError, Response as ErrorResponse};
 
 /// How much of an error's body is read to classify it, for at most [`ERROR_BODY_TIMEOUT`].
@@ -53,14 +56,55 @@ impl InspectedResponse {
         self.broken.as_deref().filter(|_| self.first.is_empty())
     }
 
-    /// The response for the client. `usage` is entered when it ends; `limit`: the timeout without a byte.
-    pub(super) fn forwarded(self, mut usage: UsageRecord, limit: Duration) -> Response<ResponseBody> {
+    /// Overwrites the credential where the provider repeats it: in the head, and in what was read of an error.
+    pub(super) fn hide(&mut self, credential: &Credential) {
+        let secret = credential.access_token.expose().as_bytes();
+        if secret.is_empty() || credential.is_keyless() {
+            return;
+        }
+        for value in self.response.headers_mut().values_mut() {
+            if let Some(masked) = masked(value.as_bytes(), secret) {
+                *value = HeaderValue::from_bytes(&masked).unwrap_or(HeaderValue::from_static("*"));
+            }
+        }
+        let reason = self.response.extensions().get::<ReasonPhrase>();
+        if reason.is_some_and(|reason| memmem::find(reason.as_bytes(), secret).is_some()) {
+            self.response.extensions_mut().remove::<ReasonPhrase>();
+        }
+        if is_error(self.status()) {
+            self.hide_in_body(secret);
+        }
+    }
+
+    fn hide_in_body(&mut self, secret: &[u8]) {
+        if let Some(masked) = masked(&self.first, secret) {
+            self.first = masked.into();
+            return;
+        }
+        let plain = compression::decoded(&self.first, &self.encoding(), MAX_DECOMPRESSED_ERROR_SIZE);
+        let Some(masked) = masked(&plain, secret) else { return };
+        self.first = masked.into();
+        for name in [CONTENT_ENCODING, CONTENT_LENGTH] {
+            self.response.headers_mut().remove(name);
+        }
+        // It would be the middle of what is compressed.
+        self.response.body_mut().end_here();
+    }
+
+    fn encoding(&self) -> String {
+        let encoding = self.response.headers().get(CONTENT_ENCODING);
+        encoding.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+    }
+
+    /// The response for the client. `usage` is entered when it ends; `limit`: the timeout without a byte; `is_metered`:
+    /// whether the request is one that uses a model.
+    pub(super) fn forwarded(self, mut usage: UsageRecord, limit: Duration, is_metered: bool) -> Response<ResponseBody> {
+        let encoding = self.encoding();
         let (head, answer) = self.response.into_parts();
         let kind = kind(&head.headers);
         usage.note_response(head.status, is_event_stream(kind));
         let is_text = kind.is_empty() || [&b"json"[..], b"event-stream"].iter().any(|part| contains(kind, part));
-        let encoding = head.headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let meter = (is_text && head.status.is_success()).then(|| Meter::new(encoding));
+        let meter = (is_metered && is_text && head.status.is_success()).then(|| Meter::new(&encoding));
         let first = Some(self.first).filter(|first| !first.is_empty());
         let body = ForwardedBody::new(first, self.broken, answer, usage, limit, meter);
         Response::from_parts(head, ResponseBody::Passing(Box::new(body)))
@@ -70,8 +114,7 @@ impl InspectedResponse {
     pub(super) fn error(&self, model: Option<&str>, credential: &ReadyCredential) -> ApiError {
         let headers = self.response.headers();
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
-        let encoding = header(CONTENT_ENCODING.as_str()).unwrap_or_default();
-        let body = compression::decoded(&self.first, &encoding, MAX_DECOMPRESSED_ERROR_SIZE);
+        let body = compression::decoded(&self.first, &self.encoding(), MAX_DECOMPRESSED_ERROR_SIZE);
         let response = ErrorResponse {
             status: self.response.status().as_u16(),
             header: &header,
@@ -82,6 +125,19 @@ impl InspectedResponse {
         };
         ApiError::read(&response, &credential.provider.errors)
     }
+}
+
+pub(super) fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+/// `text` with `secret` overwritten; `None` if it is not in there.
+fn masked(text: &[u8], secret: &[u8]) -> Option<Vec<u8>> {
+    let mut found = memmem::find_iter(text, secret).peekable();
+    found.peek()?;
+    let mut masked = text.to_vec();
+    found.for_each(|at| masked[at..at + secret.len()].fill(b'*'));
+    Some(masked)
 }
 
 /// In letters of any case.
@@ -110,16 +166,29 @@ pub(super) enum NoChunk {
 /// fails at once can still become an error of the gateway.
 pub(super) async fn begin(mut response: Answer, timeout: Duration) -> Result<InspectedResponse, NoChunk> {
     let is_stream = is_event_stream(kind(response.headers()));
-    let limit = if is_stream { FIRST_EVENT_TIMEOUT } else { timeout };
-    let first = tokio::time::timeout(limit, poll_fn(|context| response.body_mut().poll_data(context))).await;
-    let first = match first {
-        Ok(Some(Ok(first))) => first,
-        Ok(Some(Err(why))) => return Err(NoChunk::Broken(why)),
-        Ok(None) => Bytes::new(),
-        Err(_) if is_stream => Bytes::new(),
-        Err(_) => return Err(NoChunk::Late(limit)),
-    };
-    Ok(InspectedResponse { response, first, broken: None })
+    let mut left = if is_stream { FIRST_EVENT_TIMEOUT } else { timeout };
+    loop {
+        let first = tokio::time::timeout(left, poll_fn(|context| response.body_mut().poll_data(context))).await;
+        let first = match first {
+            Ok(Some(Ok(first))) => first,
+            Ok(Some(Err(why))) => return Err(NoChunk::Broken(why)),
+            Ok(None) => Bytes::new(),
+            Err(_) if is_stream => Bytes::new(),
+            Err(_) => {
+                left = rest(timeout, response.body().given_at());
+                if left.is_zero() {
+                    return Err(NoChunk::Late(timeout));
+                }
+                continue;
+            }
+        };
+        return Ok(InspectedResponse { response, first, broken: None });
+    }
+}
+
+/// How much is left of `limit` since `last`.
+pub(super) fn rest(limit: Duration, last: Option<Instant>) -> Duration {
+    last.map(|last| limit.saturating_sub(last.elapsed())).unwrap_or_default()
 }
 
 /// Reads an error's body up to its limits of size and time.

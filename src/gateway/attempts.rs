@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hyper::Response;
 
-use super::answer::{InspectedResponse, NoChunk, begin, inspect};
+use super::answer::{InspectedResponse, NoChunk, begin, inspect, is_error, rest};
 use super::client_request::ClientRequest;
 use super::credential::ReadyCredential;
 use super::edge::NoToken;
@@ -88,11 +88,13 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         self.made += 1;
         let ProxiedRequest { gateway, request, usage, .. } = &mut *self.proxied;
         let upload = request.upload(&self.ready)?;
-        usage.note_try();
+        usage.attempts += 1;
+        let sent_before = usage.counts.tries;
         let limit = gateway.options.timeout;
         let since = log::log_enabled!(log::Level::Debug).then(Instant::now);
         let note_sending = |is_sending| {
             slot.was_sent = is_sending;
+            usage.counts.tries = sent_before + u64::from(is_sending);
             usage.grant.iter_mut().for_each(|grant| grant.note_sending(is_sending));
         };
         let sent = gateway.upstream.send(&self.ready.origin, upload, note_sending);
@@ -103,7 +105,12 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             }
         };
         let sent = request.body.while_reading_and(sent, note_model).await;
-        let sent = sent.map_err(|error| blame_client(error, &request.body));
+        let sent = sent.map_err(|error| match error {
+            SendError::Silent(limit) if !slot.was_sent => {
+                SendError::NotSent(format!("no connection within {} s", limit.as_secs()))
+            }
+            error => blame_client(error, &request.body),
+        });
         if let Some(since) = since {
             log_attempt(request, &self.ready, &self.account.profile, &sent, since);
         }
@@ -130,7 +137,17 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
             self.ready.mark.served();
             self.account.served(self.proxied.usage.model.as_deref());
         }
+        if is_error(status) {
+            return Box::pin(self.conclude_error(response)).await;
+        }
         Ok(Some(self.forward_once_begun(response).await?))
+    }
+
+    /// An error that says nothing of the profile.
+    async fn conclude_error(&mut self, response: Answer) -> Result<Option<Response<ResponseBody>>, Unserved> {
+        let mut response = inspect(response).await;
+        response.hide(&self.ready.credential);
+        self.forward(response).map(Some)
     }
 
     async fn conclude_rejected(&mut self, response: Answer) -> Result<Option<Response<ResponseBody>>, Unserved> {
@@ -150,9 +167,10 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         }
     }
 
-    fn classify(&mut self, response: InspectedResponse) -> Rejection {
+    fn classify(&mut self, mut response: InspectedResponse) -> Rejection {
         self.proxied.usage.note_model(&self.proxied.request.body);
         let error = response.error(self.proxied.usage.model.as_deref(), &self.ready);
+        response.hide(&self.ready.credential);
         Rejection { response, error, attempts: self.made }
     }
 
@@ -283,7 +301,10 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
         let body = &self.proxied.request.body;
         body.stop_keeping();
         match body.while_reading(begin(response, self.proxied.gateway.options.timeout)).await {
-            Ok(begun) => self.forward(begun),
+            Ok(mut begun) => {
+                begun.hide(&self.ready.credential);
+                self.forward(begun)
+            }
             Err(NoChunk::Late(limit)) => Err(self.no_response(blame_client(SendError::Silent(limit), body))),
             Err(NoChunk::Broken(why)) => Err(self.no_response(SendError::Lost(why))),
         }
@@ -317,7 +338,7 @@ async fn unless_silent<T>(
         if let Ok(sent) = tokio::time::timeout(left, &mut sent).await {
             return sent;
         }
-        left = given_at().map(|at| limit.saturating_sub(at.elapsed())).unwrap_or_default();
+        left = rest(limit, given_at());
         if left.is_zero() {
             return Err(SendError::Silent(limit));
         }

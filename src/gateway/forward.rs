@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hyper::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 
 use super::answer::InspectedResponse;
 use super::attempts::Attempts;
@@ -13,7 +13,7 @@ use super::client_request::ClientRequest;
 use super::keyed::KeyAdmission;
 use super::refusal::{self, Refusal};
 use super::rejection::{DeferredResponse, Unserved};
-use super::request_body::RequestBody;
+use super::request_body::{Broken, RequestBody};
 use super::response_body::ResponseBody;
 use super::served_profile::ServedProfile;
 use super::traffic::Entry;
@@ -120,7 +120,11 @@ impl<'gateway> ProxiedRequest<'gateway> {
 
     pub(super) fn refuse(&mut self, served: &ServedProfile, refusal: Refusal) -> Response<ResponseBody> {
         self.usage.note_model(&self.request.body);
-        self.usage.note_refused(refusal.status, refusal.code);
+        match self.request.body.broken() {
+            // Nobody gets it.
+            Some(Broken::ByClient) => {}
+            _ => self.usage.note_refused(refusal.status, refusal.code),
+        }
         let mut response = refusal.into_response();
         self.stamp(served, response.headers_mut());
         response
@@ -139,7 +143,9 @@ impl<'gateway> ProxiedRequest<'gateway> {
         }
         headers::clean_response(response.headers_mut());
         self.stamp(served, response.headers_mut());
-        response.forwarded(self.usage.take(), self.gateway.options.timeout)
+        // What was stored is read again without another use.
+        let is_metered = self.request.method == Method::POST;
+        response.forwarded(self.usage.take(), self.gateway.options.timeout, is_metered)
     }
 
     /// Adds the headers that state how the request was served.

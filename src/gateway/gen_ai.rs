@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use hyper::Method;
+
 use super::metrics::{Histogram, escaped};
 use crate::usage::cut_name;
 
@@ -39,7 +41,10 @@ const TOKENS: [f64; 14] = [
 ];
 
 /// What a request does, in the conventions' word; `None` for what is no use of a model.
-pub(super) fn operation(path: &str) -> Option<&'static str> {
+pub(super) fn operation(method: &Method, path: &str) -> Option<&'static str> {
+    if *method != Method::POST {
+        return None;
+    }
     let path = path.split('?').next().unwrap_or_default().trim_end_matches('/');
     match path.rsplit_once("/v1").map_or(path, |(_, rest)| rest) {
         "/chat/completions" | "/messages" | "/responses" => Some("chat"),
@@ -56,7 +61,7 @@ pub(super) struct Call<'entry> {
     pub(super) server: &'entry str,
     pub(super) request_model: &'entry str,
     pub(super) response_model: &'entry str,
-    /// The status of an error; `None`: it was served.
+    /// The status of an error, or how the answer ended early; `None`: it was served.
     pub(super) error: Option<&'entry str>,
     pub(super) took: Duration,
     /// Of a stream.
@@ -223,7 +228,9 @@ mod tests {
             ("/v1/models", None),
             ("/readyz", None),
         ] {
-            assert_eq!(operation(path), expected, "{path}");
+            assert_eq!(operation(&Method::POST, path), expected, "{path}");
+            // What was stored is read again.
+            assert_eq!(operation(&Method::GET, path), None, "{path}");
         }
     }
 }

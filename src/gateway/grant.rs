@@ -81,8 +81,11 @@ impl HeldGrant {
         self.was_sent
     }
 
-    /// The response of `model` states what the request used.
-    pub(super) fn charge(&mut self, tokens: Estimate, model: Option<&str>) {
+    /// The response of `model` states what the request used, or, unless that `is_final`, what it used until then.
+    pub(super) fn charge(&mut self, mut tokens: Estimate, model: Option<&str>, is_final: bool) {
+        if !is_final {
+            tokens.completion = tokens.completion.max(self.estimate.completion);
+        }
         self.bill = Bill::Tokens(tokens, model.and_then(|model| self.prices.of(model)));
     }
 

@@ -1,7 +1,8 @@
 //! Reads `usage` and `model` from requests and responses while they pass, without delaying them.
 //!
 //! `usage` may come early, late or in several events. No text of a model can be mistaken for it: inside a JSON string
-//! its quotation marks would be preceded by backslashes.
+//! its quotation marks would be preceded by backslashes. The input of a tool can be, where it is an object: the
+//! response's own `usage`, which follows, replaces all that it states.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -23,6 +24,9 @@ static USAGE_FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(US
 /// Maximum size of `usage`, with all its details.
 const MAX_USAGE_SIZE: usize = 8 * 1024;
 
+/// How many bytes may follow the last `usage` of a stream: the rest of its event, and the event that ends the stream.
+const MAX_AFTER_USAGE: u64 = 1024;
+
 /// How much of the beginning of a response is searched for the model.
 const BEGINNING: usize = 1024;
 
@@ -39,6 +43,15 @@ pub(crate) struct Tokens {
     pub(crate) completion: u64,
 }
 
+/// What one `usage` states.
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    prompt: u64,
+    /// Tokens of the prompt that are not in `prompt`; `None` if it does not tell of any.
+    cached: Option<u64>,
+    completion: u64,
+}
+
 /// The fields of a `usage` that are read: those of chat completions and embeddings, and those of responses and messages.
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "snake_case")]
@@ -47,29 +60,35 @@ enum Field {
     InputTokens,
     CompletionTokens,
     OutputTokens,
+    CacheCreationInputTokens,
+    CacheReadInputTokens,
     #[serde(other)]
     Other,
 }
 
-impl<'de> Deserialize<'de> for Tokens {
-    /// Some relays write both spellings, one of them zero.
+impl<'de> Deserialize<'de> for Usage {
+    /// Some relays write both spellings, one of them zero. What a cache held is not in the `input_tokens` of messages, and
+    /// is in `prompt_tokens`.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Usage;
-        impl<'de> Visitor<'de> for Usage {
-            type Value = Tokens;
+        struct UsageVisitor;
+        impl<'de> Visitor<'de> for UsageVisitor {
+            type Value = Usage;
 
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
                 formatter.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tokens, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Usage, A::Error> {
                 let [mut prompt, mut input, mut completion, mut output] = [0; 4];
+                let [mut created, mut read] = [None; 2];
                 while let Some(field) = map.next_key()? {
                     let place = match field {
                         Field::PromptTokens => &mut prompt,
                         Field::InputTokens => &mut input,
                         Field::CompletionTokens => &mut completion,
                         Field::OutputTokens => &mut output,
+                        Field::CacheCreationInputTokens => created.insert(0),
+                        Field::CacheReadInputTokens => read.insert(0),
                         Field::Other => {
                             map.next_value::<IgnoredAny>()?;
                             continue;
@@ -77,10 +96,12 @@ impl<'de> Deserialize<'de> for Tokens {
                     };
                     *place = count(&map.next_value()?);
                 }
-                Ok(Tokens { prompt: prompt.max(input), completion: completion.max(output) })
+                let cached = [created, read].into_iter().flatten().reduce(u64::saturating_add);
+                let cached = if prompt > 0 { Some(0) } else { cached };
+                Ok(Usage { prompt: prompt.max(input), cached, completion: completion.max(output) })
             }
         }
-        deserializer.deserialize_map(Usage)
+        deserializer.deserialize_map(UsageVisitor)
     }
 }
 
@@ -92,13 +113,15 @@ fn count(value: &Value) -> u64 {
     }
 }
 
-impl Tokens {
+impl Usage {
     /// Later events state more of the same response, or all of it.
-    fn update(&mut self, later: Self) {
-        for (known, later) in [(&mut self.prompt, later.prompt), (&mut self.completion, later.completion)] {
-            if later > 0 {
-                *known = later;
-            }
+    fn update(&mut self, later: &Self) {
+        if later.prompt > 0 || later.cached > Some(0) {
+            self.prompt = later.prompt;
+            self.cached = later.cached.or(self.cached);
+        }
+        if later.completion > 0 {
+            self.completion = later.completion;
         }
     }
 }
@@ -115,7 +138,10 @@ pub(crate) struct Meter {
     beginning: Vec<u8>,
     /// The end of what passed, as far as it may be the beginning of a `usage`.
     open: Vec<u8>,
-    tokens: Tokens,
+    usage: Usage,
+    /// Bytes that passed, and how many of them when the last `usage` did.
+    seen: u64,
+    seen_at_usage: u64,
     /// The `Content-Encoding` and the body so far.
     compressed: Option<(String, Vec<u8>)>,
 }
@@ -133,6 +159,7 @@ impl Meter {
             kept.extend_from_slice(&piece[..piece.len().min(room)]);
             return;
         }
+        self.seen += piece.len() as u64;
         let room = BEGINNING - self.beginning.len();
         self.beginning.extend_from_slice(&piece[..piece.len().min(room)]);
         if self.open.is_empty() {
@@ -152,14 +179,19 @@ impl Meter {
         let mut done = 0;
         while let Some(at) = USAGE_FINDER.find(&text[done..]).map(|at| done + at) {
             let may_go_on = text.len() - at < MAX_USAGE_SIZE;
-            let after = text[at + USAGE.len()..text.len().min(at + MAX_USAGE_SIZE)].trim_ascii_start();
+            let end = text.len().min(at + MAX_USAGE_SIZE);
+            let after = text[at + USAGE.len()..end].trim_ascii_start();
             if after.is_empty() && may_go_on {
                 return at;
             }
             if let Some(value) = after.strip_prefix(b":") {
-                let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Tokens>();
+                let mut values = serde_json::Deserializer::from_slice(value).into_iter::<Usage>();
                 match values.next() {
-                    Some(Ok(usage)) => self.tokens.update(usage),
+                    Some(Ok(usage)) => {
+                        self.usage.update(&usage);
+                        let rest = text.len() - (end - value.len() + values.byte_offset());
+                        self.seen_at_usage = self.seen - rest as u64;
+                    }
                     Some(Err(error)) if error.is_eof() && may_go_on => return at,
                     None if may_go_on => return at,
                     _ => {}
@@ -179,7 +211,13 @@ impl Meter {
     }
 
     pub(crate) fn tokens(&self) -> Tokens {
-        self.tokens
+        let Usage { prompt, cached, completion } = self.usage;
+        Tokens { prompt: prompt.saturating_add(cached.unwrap_or_default()), completion }
+    }
+
+    /// Whether nothing of length followed the last `usage`. Anthropic's streams begin with one, of the prompt.
+    pub(crate) fn is_final(&self) -> bool {
+        self.seen - self.seen_at_usage <= MAX_AFTER_USAGE
     }
 
     pub(crate) fn model(&self) -> Option<String> {
@@ -337,6 +375,47 @@ mod tests {
     }
 
     #[test]
+    fn what_a_cache_held_counts_whichever_event_tells_of_it() {
+        let start = r#"data: {"message":{"usage":{"input_tokens":4,"cache_read_input_tokens":300,"output_tokens":1}}}"#;
+        for usage in [
+            r#"{"output_tokens":7}"#,
+            r#"{"input_tokens":0,"output_tokens":7}"#,
+            r#"{"input_tokens":4,"output_tokens":7}"#,
+            r#"{"input_tokens":4,"cache_read_input_tokens":300,"output_tokens":7}"#,
+        ] {
+            assert_eq!(metered(&[start, &format!("data: {{\"usage\":{usage}}}")]).0, (304, 7), "{usage}");
+        }
+    }
+
+    #[test]
+    fn the_input_of_a_tool_is_no_usage_of_the_response() {
+        let content =
+            r#"{"content":[{"type":"tool_use","input":{"usage":{"input_tokens":777777,"output_tokens":3}}}],"#;
+        for (usage, tokens) in [
+            (r#"{"input_tokens":0,"cache_read_input_tokens":900,"output_tokens":10}"#, (900, 10)),
+            (r#"{"input_tokens":5,"output_tokens":10}"#, (5, 10)),
+            (r#"{"prompt_tokens":5,"completion_tokens":10}"#, (5, 10)),
+        ] {
+            assert_eq!(metered(&[content, &format!("\"usage\":{usage}}}")]).0, tokens, "{usage}");
+        }
+    }
+
+    #[test]
+    fn a_usage_is_the_last_one_unless_more_follows_wherever_that_is_cut() {
+        let text = format!(r#"data: {{"message":{{"usage":{{"input_tokens":5}}}},"x":"{}"}}"#, "y".repeat(40));
+        // The end of the usage is 49 bytes before that of the text.
+        let most = usize::try_from(MAX_AFTER_USAGE).unwrap() - 49;
+        for (more, is_final) in [(0, true), (most, true), (most + 1, false)] {
+            let whole = format!("{text}{}", "z".repeat(more));
+            for cut in 0..text.len() {
+                let mut meter = Meter::default();
+                [&whole[..cut], &whole[cut..]].iter().for_each(|piece| meter.see(piece.as_bytes()));
+                assert_eq!((meter.is_final(), meter.tokens().prompt), (is_final, 5), "{more} {cut}");
+            }
+        }
+    }
+
+    #[test]
     fn usage_is_read_in_every_spelling() {
         for (usage, tokens) in [
             (r#"{"input_tokens":5,"output_tokens":7}"#, (5, 7)),
@@ -349,6 +428,14 @@ mod tests {
             (r#"{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens":5}"#, (5, 7)),
             (r#"{"prompt_tokens":-1,"completion_tokens":1e300}"#, (0, 0)),
             (r#"{"total_tokens":12,"details":{"prompt_tokens":1}}"#, (0, 0)),
+            // What a cache held, beside the prompt or in it.
+            (
+                r#"{"input_tokens":4,"cache_creation_input_tokens":20,"cache_read_input_tokens":300,"output_tokens":7}"#,
+                (324, 7),
+            ),
+            (r#"{"input_tokens":0,"cache_read_input_tokens":300,"output_tokens":7}"#, (300, 7)),
+            (r#"{"input_tokens":4,"cache_creation_input_tokens":null,"output_tokens":7}"#, (4, 7)),
+            (r#"{"cache_read_input_tokens":300,"prompt_tokens":324,"completion_tokens":7}"#, (324, 7)),
         ] {
             assert_eq!(metered(&[&format!("{{\"usage\":{usage}}}")]).0, tokens, "{usage}");
         }

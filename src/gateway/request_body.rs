@@ -436,6 +436,11 @@ impl Reader {
         Poll::Ready(Some(Ok(chunk)))
     }
 
+    /// See [`RequestBody::given_at`].
+    pub(super) fn given_at(&self) -> Option<Instant> {
+        self.request_body.given_at()
+    }
+
     /// Whether all of it was given out.
     pub(super) fn has_ended(&self) -> bool {
         let source = self.request_body.0.borrow();

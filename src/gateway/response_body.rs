@@ -21,13 +21,6 @@ pub(super) enum ResponseBody {
 #[derive(Debug)]
 pub(super) struct Interrupted(String);
 
-impl Interrupted {
-    fn log(why: String) -> Self {
-        log::warn!("a response of the provider was cut off: {why}");
-        Self(why)
-    }
-}
-
 impl std::fmt::Display for Interrupted {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(&self.0)
@@ -82,17 +75,25 @@ impl ForwardedBody {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(Some(Err(Interrupted::log(why))))
+        self.cut(why)
+    }
+
+    fn cut(&mut self, why: String) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        log::warn!("a response of the provider was cut off: {why}");
+        if let Some(entry) = &mut self.record.entry {
+            entry.outcome.is_cut = true;
+        }
+        Poll::Ready(Some(Err(Interrupted(why))))
     }
 
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
         loop {
             let now = Instant::now();
-            let since = *self.waiting.get_or_insert(now);
+            let waiting = *self.waiting.get_or_insert(now);
+            let since = self.answer.given_at().map_or(waiting, |given_at| given_at.max(waiting));
             let rest = (since + self.limit).saturating_duration_since(now);
             if rest.is_zero() {
-                let cut = format!("the provider sent no data for {} s", self.limit.as_secs());
-                return Poll::Ready(Some(Err(Interrupted::log(cut))));
+                return self.cut(format!("the provider sent no data for {} s", self.limit.as_secs()));
             }
             let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(rest)));
             ready!(idle.as_mut().poll(context));
@@ -161,10 +162,10 @@ impl Body for ResponseBody {
 impl Drop for ForwardedBody {
     /// The end of every response: complete, aborted, or abandoned by the client.
     fn drop(&mut self) {
-        if let Some(meter) = &mut self.meter {
-            self.record.note_usage(meter);
-        }
         let ended = self.ended || self.first.is_none() && self.broken.is_none() && self.answer.is_end();
+        if let Some(meter) = &mut self.meter {
+            self.record.note_usage(meter, ended);
+        }
         if let Some(entry) = &mut self.record.entry {
             entry.outcome.complete = ended;
         }

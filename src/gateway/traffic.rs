@@ -64,6 +64,8 @@ pub(super) struct Outcome {
     pub(super) completion_tokens: u64,
     /// Whether the answer reached its end.
     pub(super) complete: bool,
+    /// Whether the provider cut it off.
+    pub(super) is_cut: bool,
 }
 
 /// One request, from its head to the end of its answer.
@@ -100,10 +102,11 @@ impl Entry {
         let outcome = &self.outcome;
         let text = |text: &'_ Option<String>| text.clone().unwrap_or_default();
         let error = match outcome.status {
-            Some(status) if status.is_success() => None,
-            Some(status) => Some(status.as_u16().to_string()),
-            // The client left before an answer.
-            None => Some("cancelled".to_owned()),
+            Some(status) if !status.is_success() => Some(status.as_u16().to_string()),
+            Some(_) if outcome.complete => None,
+            Some(_) if outcome.is_cut => Some("interrupted".to_owned()),
+            // The client left before an answer, or before its end.
+            _ => Some("cancelled".to_owned()),
         };
         gen_ai.count(&Call {
             operation,
@@ -216,7 +219,7 @@ impl Traffic {
     pub(super) fn begin(self: &Rc<Self>, method: &Method, path: &str) -> Entry {
         self.in_flight.set(self.in_flight.get() + 1);
         // For the log only.
-        let operation = if self.gen_ai.is_some() { gen_ai::operation(path) } else { None };
+        let operation = if self.gen_ai.is_some() { gen_ai::operation(method, path) } else { None };
         let path = if self.log.is_some() { path.chars().take(MAX_PATH_LENGTH).collect() } else { String::new() };
         let (traffic, method, outcome) = (Rc::clone(self), method.clone(), Outcome::default());
         Entry { traffic, began: Instant::now(), method, path, operation, outcome }
@@ -399,6 +402,22 @@ mod tests {
             "gen_ai_client_operation_duration_seconds_count{gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"\",error_type=\"cancelled\"} 1".to_owned(),
             "qwenauth_log_dropped_total 0".to_owned(),
         ] {
+            assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_reach_its_end_is_an_error_and_says_whose() {
+        let traffic = Traffic::new(None, true).unwrap();
+        for is_cut in [true, false] {
+            let mut entry = traffic.begin(&Method::POST, "/v1/chat/completions");
+            entry.outcome.status = Some(StatusCode::OK);
+            entry.outcome.is_cut = is_cut;
+        }
+        let metrics = traffic.metrics();
+        for error in ["interrupted", "cancelled"] {
+            let labels = format!("gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"\",error_type=\"{error}\"");
+            let line = format!("gen_ai_client_operation_duration_seconds_count{{{labels}}} 1");
             assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
         }
     }

@@ -29,7 +29,9 @@ const FALLBACK: HeaderName = HeaderName::from_static("x-qwenauth-fallback");
 /// One request, written to the ledger when it has finished.
 pub(super) struct UsageRecord {
     account: Option<Rc<ServedAccount>>,
-    counts: Counts,
+    pub(super) counts: Counts,
+    /// Attempts made, also those of which nothing could be sent.
+    pub(super) attempts: u64,
     waited: Duration,
     /// The model's name at this profile.
     pub(super) model: Option<String>,
@@ -50,6 +52,7 @@ impl UsageRecord {
         Self {
             account: None,
             counts: Counts { requests: 1, ..Counts::default() },
+            attempts: 0,
             waited: Duration::ZERO,
             model: None,
             reason: None,
@@ -116,10 +119,6 @@ impl UsageRecord {
         self.reason = Some(reason);
     }
 
-    pub(super) fn note_try(&mut self) {
-        self.counts.tries += 1;
-    }
-
     /// A grant of which nothing was sent is released: the next attempt gets one of its own.
     pub(super) fn note_sent(&mut self, sent: &Result<Answer, SendError>) {
         self.grant.take_if(|grant| !grant.note_sent(sent));
@@ -145,7 +144,7 @@ impl UsageRecord {
     pub(super) fn stamp(&self, headers: &mut HeaderMap) {
         let waited = u64::try_from(self.waited.as_millis()).unwrap_or(u64::MAX);
         headers.insert(WAIT_MS, small(waited));
-        headers.insert(ATTEMPTS, small(self.counts.tries));
+        headers.insert(ATTEMPTS, small(self.attempts));
         if let Some(reason) = self.fallback {
             headers.insert(FALLBACK, HeaderValue::from_static(reason));
         }
@@ -155,7 +154,8 @@ impl UsageRecord {
         self.counts.rate_limited += 1;
     }
 
-    pub(super) fn note_usage(&mut self, meter: &mut Meter) {
+    /// `has_ended`: whether the response came to its end.
+    pub(super) fn note_usage(&mut self, meter: &mut Meter, has_ended: bool) {
         meter.end();
         let tokens = meter.tokens();
         self.counts.prompt_tokens = tokens.prompt;
@@ -171,7 +171,7 @@ impl UsageRecord {
         }
         if let Some(grant) = self.grant.as_mut().filter(|_| tokens != Tokens::default()) {
             let used = Estimate { prompt: tokens.prompt, completion: tokens.completion };
-            grant.charge(used, answered.as_deref());
+            grant.charge(used, answered.as_deref(), has_ended || meter.is_final());
         }
     }
 }
@@ -192,7 +192,7 @@ impl Drop for UsageRecord {
             if let Some(account) = &self.account {
                 outcome.profile = Some(Rc::clone(&account.profile));
             }
-            (outcome.tries, outcome.waited) = (self.counts.tries, self.waited);
+            (outcome.tries, outcome.waited) = (self.attempts, self.waited);
             (outcome.reason, outcome.fallback) = (self.reason, self.fallback);
             outcome.prompt_tokens = self.counts.prompt_tokens;
             outcome.completion_tokens = self.counts.completion_tokens;

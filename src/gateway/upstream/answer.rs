@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, HeaderName};
@@ -31,6 +31,8 @@ pub(in crate::gateway) struct AnswerBody {
     connection: Option<Connection>,
     /// The rest of the request, if the answer came before it was sent.
     upload: Option<Upload>,
+    /// When the last part of that was sent, if it was sent to its end.
+    given_at: Option<Instant>,
     framing: Framing,
     /// What came with the head.
     first: Bytes,
@@ -51,7 +53,8 @@ pub(super) fn answer(
     let Received { head, data: first } = received;
     let idle = if head.keeps_open { idle(&head.headers) } else { Duration::ZERO };
     let (framing, origin) = (head.framing, Rc::clone(origin));
-    let mut body = AnswerBody { connection: Some(connection), upload, framing, first, origin, idle, broken: None };
+    let connection = Some(connection);
+    let mut body = AnswerBody { connection, upload, given_at: None, framing, first, origin, idle, broken: None };
     if body.framing.is_end() {
         body.end();
     }
@@ -93,7 +96,10 @@ impl AnswerBody {
             if let Some(upload) = &mut self.upload {
                 match connection.poll_send(upload, context) {
                     Poll::Pending => {}
-                    Poll::Ready(Ok(())) => self.upload = None,
+                    Poll::Ready(Ok(())) => {
+                        self.given_at = upload.given_at();
+                        self.upload = None;
+                    }
                     Poll::Ready(Err(UploadError::Client(broken))) => return Poll::Ready(Err(broken.to_string())),
                     // It answers although it takes no more of the request.
                     Poll::Ready(Err(UploadError::Connection(_))) => {
@@ -132,6 +138,17 @@ impl AnswerBody {
         if self.upload.is_none() {
             self.origin.keep(connection, self.idle);
         }
+    }
+
+    /// Drops what is still to come.
+    pub(in crate::gateway) fn end_here(&mut self) {
+        (self.connection, self.upload) = (None, None);
+        (self.framing, self.first) = (Framing::Length(0), Bytes::new());
+    }
+
+    /// When a part of the request was last sent after the head of the answer had come.
+    pub(in crate::gateway) fn given_at(&self) -> Option<Instant> {
+        self.upload.as_ref().map_or(self.given_at, Upload::given_at)
     }
 
     /// Whether all of it was taken.

@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use hyper::Method;
 use hyper::body::{Buf, Bytes};
@@ -109,6 +110,11 @@ impl Upload {
                 Err(error) => return Poll::Ready(Err(UploadError::Connection(error))),
             }
         }
+    }
+
+    /// When a further part of the body was last taken.
+    pub(super) fn given_at(&self) -> Option<Instant> {
+        self.body.given_at()
     }
 
     pub(super) fn is_sent(&self) -> bool {

@@ -1,10 +1,11 @@
 //! A provider that fails, in every way it can.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, fine, logged_in, until_closed};
+use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, fine, logged_in, logged_in_at, until_closed};
 use crate::machine::{Machine, until};
 
 fn reset() -> io::Result<()> {
@@ -95,6 +96,51 @@ fn a_request_may_take_longer_than_the_timeout_without_a_byte() {
     client.write(b"0\r\n\r\n");
     let got = client.got();
     assert!(got.is(200).after > Duration::from_secs(2), "longer in all than between two pieces");
+}
+
+/// The provider sends the head of its response at once, and the rest after the request.
+#[test]
+fn a_request_may_take_longer_than_the_timeout_after_the_head_of_its_response() {
+    for begins in ["", "{"] {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let machine = logged_in_at(&server.local_addr().unwrap().to_string());
+        let gateway = Gateway::start(&machine, &["--timeout", "1s"]);
+        let mut client = gateway.send("POST /v1/chat/completions", "Content-Length: 6\r\n", b"");
+        client.write(b"1");
+        let (mut connection, _) = server.accept().unwrap();
+        let mut received = Vec::new();
+        let mut receive = |connection: &mut TcpStream, end: &[u8]| {
+            while !received.ends_with(end) {
+                let mut piece = [0; 4096];
+                let length = connection.read(&mut piece).unwrap();
+                assert!(length > 0, "the request was cut off: {}", String::from_utf8_lossy(&received));
+                received.extend_from_slice(&piece[..length]);
+            }
+        };
+        receive(&mut connection, b"\r\n\r\n1");
+        write!(connection, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{begins}")
+            .unwrap();
+        for part in ["2", "3", "4", "5", "6"] {
+            thread::sleep(Duration::from_millis(300));
+            client.write(part.as_bytes());
+            receive(&mut connection, part.as_bytes());
+        }
+        connection.write_all(&b"{}"[begins.len()..]).unwrap();
+        let got = client.got();
+        assert_eq!((got.is(200).text().as_str(), got.whole), ("{}", true));
+    }
+}
+
+/// It accepts the connection and does not answer the handshake.
+#[test]
+fn a_provider_without_a_connection_in_time_is_unreachable() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", server.local_addr().unwrap());
+    let machine = Machine::new().logged_in().field("resource_url", serde_json::json!(url));
+    // A body that is not kept is sent once.
+    let got = Gateway::start(&machine, &["--timeout", "1s", "--replay-limit", "1"]).chat();
+    assert_eq!(got.is(502).code(), "upstream_unreachable");
+    assert!(got.text().contains("no connection within 1 s"), "{}", got.text());
 }
 
 #[test]

@@ -224,6 +224,21 @@ fn a_truncated_stream_is_truncated_for_the_client() {
     assert_eq!((got.status, got.text().as_str(), got.whole), (200, "data: 1\n\n", false));
 }
 
+/// To HTTP/1.0 the end of the connection is the end of the body, and nginx speaks that by default.
+#[test]
+fn a_truncated_stream_is_truncated_for_a_client_of_http_1_0() {
+    let upstream = Upstream::start(|_, _, connection| {
+        connection.write_all(STREAM)?;
+        connection.write_all(&chunk("data: 1\n\n"))?;
+        Err(io::ErrorKind::ConnectionReset.into())
+    });
+    let machine = logged_in(&upstream);
+    let Gateway { running: _running, address, key } = Gateway::start(&machine, &[]);
+    let head = format!("GET /v1/models HTTP/1.0\r\nHost: {address}\r\nAuthorization: Bearer {key}\r\n\r\n");
+    let got = super::upstream::Client::send(&address, head.as_bytes()).got();
+    assert_eq!((got.status, got.text().as_str(), got.whole), (200, "data: 1\n\n", false));
+}
+
 #[test]
 fn a_response_shorter_than_its_length_is_truncated_for_the_client() {
     let upstream = Upstream::start(|_, _, connection| {
@@ -307,17 +322,19 @@ fn usage_is_counted_by_model_from_responses_and_streams() {
     let gateway = Gateway::start(&machine, &["--metrics"]);
     gateway.chat().is(200);
     gateway.chat().is(200);
+    // What was stored uses no model again.
+    gateway.send("GET /v1/responses/1", "", b"").got().is(200);
     let metrics = gateway.send("GET /metrics", "", b"").got().text();
     assert!(metrics.contains("qwenauth_prompt_tokens_total{profile=\"qwen\",model=\"coder-model\"} 6\n"), "{metrics}");
     gateway.running.signal(nix::sys::signal::Signal::SIGTERM);
     drop(gateway.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stdout());
     let mut outcome = machine.run(["usage", "--json"]);
     let json = outcome.json();
-    let entry = &json["usage"][0];
+    let entry = &json["usage"].as_array().unwrap().iter().find(|entry| entry["model"] != "").unwrap();
     assert_eq!((&entry["model"], &entry["profile"]), (&"coder-model".into(), &"qwen".into()));
     assert_eq!((&entry["requests"], &entry["tries"]), (&2.into(), &2.into()));
     assert_eq!((&entry["prompt_tokens"], &entry["completion_tokens"]), (&6.into(), &9.into()));
-    assert_eq!(json["limits"][0]["remaining"], 58);
+    assert_eq!(json["limits"][0]["remaining"], 57);
     let table = machine.run(["usage"]).any_stdout();
-    assert!(table.stdout.contains("2 of 60 used") && table.stdout.contains("gateway traffic only"), "{table}");
+    assert!(table.stdout.contains("3 of 60 used") && table.stdout.contains("gateway traffic only"), "{table}");
 }

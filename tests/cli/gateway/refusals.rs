@@ -1,7 +1,7 @@
 //! What the gateway makes of error responses: a minute is waited for, a window is told at once and remembered as far as
 //! it was said, in every container and encoding. How each text is read is tested in providers/error/.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -60,6 +60,40 @@ fn a_limit_per_minute_is_retried_although_its_message_mentions_a_plan() {
         assert!(got.header("x-qwenauth-wait-ms").parse::<u64>().unwrap() >= 300, "{body}");
         ask(&gateway, "m").is(200);
         assert_eq!(upstream.asked().len(), 3, "{body}");
+    }
+}
+
+#[test]
+fn a_credential_that_the_provider_repeats_does_not_reach_the_client() {
+    let upstream = Upstream::start(|_, asked, connection| {
+        let key = asked.header("authorization").strip_prefix("Bearer ").unwrap();
+        let text = format!(r#"{{"error":{{"message":"{key} is wrong"}},"key":"{key}"}}"#);
+        let mut body = text.clone().into_bytes();
+        let mut more = format!("X-Echo: Bearer {key}\r\n");
+        if asked.header("x-encoding") == "gzip" {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(text.as_bytes())?;
+            body = encoder.finish()?;
+            more += "Content-Encoding: gzip\r\n";
+        }
+        let (status, length) = (asked.header("x-status"), body.len());
+        write!(connection, "HTTP/1.1 {status} no {key}\r\n{more}Content-Length: {length}\r\n\r\n")?;
+        connection.write_all(&body)
+    });
+    let machine = custom(&upstream);
+    let gateway = Gateway::start(&machine, &[]);
+    for status in [400, 401, 402, 403, 404, 418, 500] {
+        for encoding in ["", "gzip"] {
+            let more = format!("X-Status: {status}\r\nX-Encoding: {encoding}\r\n");
+            let mut client = gateway.send("POST /v1/chat/completions", &more, br#"{"model":"m"}"#);
+            let mut got = Vec::new();
+            client.reader.read_to_end(&mut got).unwrap();
+            let got = String::from_utf8_lossy(&got);
+            assert!(got.starts_with(&format!("HTTP/1.1 {status} ")), "{got}");
+            assert!(got.contains("\r\nx-echo: Bearer *************\r\n"), "{got}");
+            let body = r#"{"error":{"message":"************* is wrong"},"key":"*************"}"#;
+            assert!(got.ends_with(body) && !got.contains("granted-key-1") && !got.contains("gzip"), "{got}");
+        }
     }
 }
 

@@ -337,13 +337,19 @@ fn requests_that_the_gateway_itself_rejects_are_logged() {
     upstream.wait_for(1);
     drop(left);
     logged(&log, 4);
+    // And in the middle of its request.
+    let mut left = gateway.send("POST /v1/chat/completions", "Content-Length: 9\r\n", b"");
+    left.write(b"{");
+    upstream.wait_for_body(CHAT.len() + 1);
+    drop(left);
+    logged(&log, 5);
     gateway.key = "wrong".into();
     gateway.get().is(401);
-    let lines = logged(&log, 5);
+    let lines = logged(&log, 6);
     let statuses: Vec<_> = lines.iter().map(|line| line["status"].as_u64()).collect();
-    assert_eq!(statuses, [Some(405), Some(404), Some(413), None, Some(401)]);
+    assert_eq!(statuses, [Some(405), Some(404), Some(413), None, None, Some(401)]);
     let whole: Vec<_> = lines.iter().map(|line| line["complete"] == true).collect();
-    assert_eq!(whole, [true, true, true, false, true]);
+    assert_eq!(whole, [true, true, true, false, false, true]);
 }
 
 #[test]

@@ -427,6 +427,32 @@ fn a_client_that_leaves_a_request_that_was_sent_is_charged_the_estimate() {
     assert_eq!((&used["requests_today"], &used["spent_usd"]), (&1.into(), &0.010_01.into()));
 }
 
+/// Anthropic's streams begin with a usage, of the prompt.
+#[test]
+fn a_client_that_leaves_a_stream_is_charged_the_estimate_unless_the_last_usage_had_come() {
+    let start = r#"data: {"message":{"usage":{"input_tokens":25,"output_tokens":1}}}"#;
+    let text = format!(r#"data: {{"delta":{{"text":"{}"}}}}"#, "word ".repeat(400));
+    let end = r#"data: {"usage":{"output_tokens":50}}"#;
+    let upstream = Upstream::start(move |number, _, connection| {
+        connection.write_all(super::upstream::STREAM)?;
+        let events = if number == 0 { vec![start, &text] } else { vec![start, &text, end] };
+        events
+            .into_iter()
+            .try_for_each(|event| connection.write_all(&super::upstream::chunk(&format!("{event}\n\n"))))?;
+        until_closed(connection)
+    });
+    let machine = priced(&upstream);
+    let gateway = self::start(&machine, &[]);
+    let body = br#"{"model":"coder-model","max_tokens":100}"#;
+    for (name, last, spent) in [("ann", "word \"", 0.010_025), ("bob", "50}}", 0.005_025)] {
+        let key = create(&machine, &[name, "--budget", "1 USD/day"]);
+        let mut client = ask(&gateway, &key, "POST /v1/chat/completions", body);
+        client.read_until(last);
+        drop(client);
+        assert_eq!(settled(&machine, name)["spent_usd"], spent, "{name}");
+    }
+}
+
 #[test]
 fn a_client_that_leaves_while_its_request_is_not_sent_is_charged_nothing() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -465,6 +491,8 @@ fn of_the_attempts_of_a_key_only_those_that_are_sent_count() {
     let limits = usage.json()["limits"].as_array().unwrap().clone();
     let used: Vec<_> = limits.iter().map(|limit| limit["used"].as_u64()).collect();
     assert_eq!(used, [Some(1); 2], "{limits:?}");
+    let counts = &usage.json()["usage"][0];
+    assert_eq!((&counts["requests"], &counts["tries"]), (&2.into(), &1.into()));
 }
 
 /// Elsewhere the port is free for others from now on.
