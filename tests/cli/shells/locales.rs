@@ -4,17 +4,18 @@
 //! byte behind the backslash is then active: `文|./p` ran `./p`.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, Weak};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tempfile::TempDir;
 
-use super::{BASH, DASH, FISH, Homes, Shell, ZSH, is_installed};
+use super::{BASH, DASH, FISH, Homes, PRINTED, Shell, ZSH, is_installed};
 use crate::machine::possible;
 
 /// Language, charset.
@@ -41,17 +42,40 @@ const ACTIVE: [&str; 14] = [
     "\\'\\|./p",
 ];
 
-/// Compiles the locales that this machine can: those of its charsets and languages that are installed.
-fn compiled(directory: &Path) -> Vec<String> {
-    let compile = |(language, charset): (&str, &str)| {
-        let name = format!("{language}.{charset}");
-        let path = directory.join(&name);
-        let mut localedef = Command::new("localedef");
-        // The charset lacks some characters of the language, which costs a warning and a status of 1.
-        let _ = localedef.args(["-c", "-i", language, "-f", charset]).arg(&path).stderr(Stdio::null()).status();
-        path.join("LC_CTYPE").exists().then_some(name)
-    };
-    LOCALES.into_iter().filter_map(compile).collect()
+/// The locales that this machine can compile: those of its charsets and languages that are installed.
+struct Locales {
+    directory: TempDir,
+    names: Vec<String>,
+}
+
+impl Locales {
+    /// One compilation for all tests that need it at the same time: GB18030 alone takes many seconds.
+    fn compiled() -> Arc<Self> {
+        static COMPILED: Mutex<Weak<Locales>> = Mutex::new(Weak::new());
+        let mut compiled = COMPILED.lock().unwrap();
+        compiled.upgrade().unwrap_or_else(|| {
+            let locales = Arc::new(Self::compile());
+            *compiled = Arc::downgrade(&locales);
+            locales
+        })
+    }
+
+    fn compile() -> Self {
+        let directory = TempDir::new().unwrap();
+        let compile = |(language, charset): (&str, &str)| {
+            let name = format!("{language}.{charset}");
+            let mut localedef = Command::new("localedef");
+            localedef.args(["-c", "-i", language, "-f", charset]).arg(directory.path().join(&name));
+            (name, localedef.stderr(Stdio::null()).spawn())
+        };
+        let is_compiled = |(name, localedef): (String, io::Result<Child>)| {
+            // The charset lacks some characters of the language, which costs a warning and a status of 1.
+            let _ = localedef.and_then(|mut localedef| localedef.wait());
+            directory.path().join(&name).join("LC_CTYPE").exists().then_some(name)
+        };
+        let names = LOCALES.map(compile).into_iter().filter_map(is_compiled).collect();
+        Self { directory, names }
+    }
 }
 
 /// Reads `values` in each locale, in a directory whose program `p` leaves a trace.
@@ -62,17 +86,20 @@ fn read_in(locales: &Path, names: &[String], shell: &Shell, values: &[String]) -
     fs::set_permissions(trap, fs::Permissions::from_mode(0o755)).unwrap();
     let last = values.len() - 1;
     let scripts = if shell.program == "fish" {
+        homes.print_each(&["env", "--format", "fish"]);
         vec![format!(
             "for i in (seq 0 {last})
                 set -gx HOME $ROOT/$i
-                qwenauth env --format fish | source; or exit 9
+                if test $i = 0; qwenauth env --format fish; else; cat $HOME/out; end | source; or exit 9
                 printf '%s\\0' $OPENAI_API_KEY
             end"
         )]
     } else {
+        homes.print_each(&["env"]);
         let script = |output: &str| {
             format!(
-                "i=0
+                "{PRINTED}
+                i=0
                 while [ \"$i\" -le {last} ]; do
                     export HOME=\"$ROOT/$i\"
                     eval {output}
@@ -81,7 +108,7 @@ fn read_in(locales: &Path, names: &[String], shell: &Shell, values: &[String]) -
                 done"
             )
         };
-        vec![script("$(qwenauth env)"), script("\"$(qwenauth env)\"")]
+        vec![script("$(printed)"), script("\"$(printed)\"")]
     };
     for name in names {
         for script in &scripts {
@@ -105,15 +132,15 @@ fn every_locale(shell: &Shell) {
     if !is_installed(shell) {
         return;
     }
-    let directory = TempDir::new().unwrap();
-    let names = compiled(directory.path());
+    let locales = Locales::compiled();
+    let (directory, names) = (locales.directory.path(), &locales.names);
     if !possible(names.len() == LOCALES.len(), "compile the locales of GBK, GB18030, Big5 and Shift_JIS (localedef)") {
-        let _ = writeln!(std::io::stderr(), "compiled: {names:?}");
+        let _ = writeln!(io::stderr(), "compiled: {names:?}");
         return;
     }
     let fixed = BEFORE.iter().flat_map(|before| ACTIVE.iter().map(move |active| format!("x{before}{active}")));
     let fixed: Vec<String> = fixed.filter(|value| survives(shell, value)).collect();
-    read_in(directory.path(), &names, shell, &fixed).unwrap();
+    read_in(directory, names, shell, &fixed).unwrap();
     let part = prop_oneof![
         3 => proptest::sample::select(&ACTIVE[..]).prop_map(str::to_owned),
         2 => proptest::sample::select(&BEFORE[..]).prop_map(str::to_owned),
@@ -123,7 +150,7 @@ fn every_locale(shell: &Shell) {
     let values = vec(value.prop_filter("the shell cannot read it", |value| survives(shell, value)), 24);
     let config = Config { cases: 1, max_shrink_iters: 50, failure_persistence: None, ..Config::default() };
     TestRunner::new(config)
-        .run(&values, |values| read_in(directory.path(), &names, shell, &values).map_err(TestCaseError::fail))
+        .run(&values, |values| read_in(directory, names, shell, &values).map_err(TestCaseError::fail))
         .unwrap();
 }
 

@@ -53,13 +53,24 @@ impl Homes {
         self.root.path().join(below)
     }
 
-    /// Each word of the output becomes a file name: as it is, as a shell would read it, and as a pattern would match it.
+    /// Runs the program once for each value, and puts what it prints into the file `out` of that home. Its output depends
+    /// on neither the locale nor the settings of the shell that reads it.
+    fn print_each(&self, arguments: &[&str]) {
+        for index in 0..self.values.len() {
+            let home = self.path(&index.to_string());
+            let output = self.command("qwenauth", arguments).env("HOME", &home).output().unwrap();
+            assert!(output.status.success() && !output.stdout.is_empty(), "{:?}: {output:?}", self.values[index]);
+            fs::write(home.join("out"), output.stdout).unwrap();
+        }
+    }
+
+    /// Prints each, and each word of the output becomes a file name: as it is, as a shell would read it, and as a pattern
+    /// would match it.
     fn with_files_named_like_the_output(&self) {
+        self.print_each(&["env"]);
         let mut names: BTreeSet<String> = ["(exit", "4);", "\\", "x"].map(str::to_owned).into();
         for index in 0..self.values.len() {
-            let output =
-                self.command("qwenauth", &["env"]).env("HOME", self.path(&index.to_string())).output().unwrap();
-            let text = String::from_utf8(output.stdout).unwrap();
+            let text = fs::read_to_string(self.path(&format!("{index}/out"))).unwrap();
             for word in text.lines().chain(text.split_whitespace()) {
                 for name in [word.to_owned(), word.replace('\\', "")] {
                     names.insert(name.replace(['*', '?'], "x"));
@@ -121,6 +132,10 @@ impl Homes {
         Ok(())
     }
 }
+
+/// A function for scripts of the `sh` format whose `$i` is the number of a value. The first value comes from the program
+/// itself, so that it runs in each locale and below each shell; the others are as [`Homes::print_each`] printed them.
+const PRINTED: &str = "printed() { if [ \"$i\" = 0 ]; then exec qwenauth env; else exec cat \"$ROOT/$i/out\"; fi; }";
 
 fn credential(access_token: &str) -> String {
     serde_json::json!({

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use super::{BASH, DASH, ELVISH, FISH, Homes, NUSHELL, Shell, ZSH, is_installed};
+use super::{BASH, DASH, ELVISH, FISH, Homes, NUSHELL, PRINTED, Shell, ZSH, is_installed};
 
 /// What breaks a shell word, each for a reason of its own: splitting, globbing, expansion of any kind, comments,
 /// assignments, options, history, other languages, bytes that dash and fish use internally.
@@ -142,8 +142,8 @@ fn sh_round_trip(shell: &Shell) {
     if !is_installed(shell) {
         return;
     }
-    let unquoted = shell.settings.iter().map(|setting| (setting, "$(qwenauth env)"));
-    let quoted = shell.settings[..2].iter().map(|setting| (setting, "\"$(qwenauth env)\""));
+    let unquoted = shell.settings.iter().map(|setting| (setting, "$(printed)"));
+    let quoted = shell.settings[..2].iter().map(|setting| (setting, "\"$(printed)\""));
     let runs: Vec<_> = unquoted.chain(quoted).collect();
     for_values(|homes| {
         homes.with_files_named_like_the_output();
@@ -151,6 +151,7 @@ fn sh_round_trip(shell: &Shell) {
         for (setting, output) in &runs {
             let script = format!(
                 "{setting}
+                {PRINTED}
                 i=0
                 while [ \"$i\" -lt {count} ]; do
                     export HOME=\"$ROOT/$i\"
