@@ -145,9 +145,9 @@ fn a_limit_per_minute_of_a_key_applies_across_two_gateways_together_with_the_acc
     assert_eq!(got.status, 200, "the account has room: {got:?}");
 }
 
-/// A key's minute at a twentieth of its length, over ten of them: nobody sends more, and nobody is left out.
+/// A key's minute at a thirtieth of its length, over six of them: nobody sends more, and nobody is left out.
 #[test]
-fn a_limit_of_a_key_applies_across_four_gateways_and_ten_windows() {
+fn a_limit_of_a_key_applies_across_four_gateways_and_six_windows() {
     if !has_redis() {
         return;
     }
@@ -157,10 +157,10 @@ fn a_limit_of_a_key_applies_across_four_gateways_and_ten_windows() {
     // Windows of keys are minutes, and shorter ones are for tests.
     let file = team.maker.path().join("data/team/keys.json");
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("\"requests_per_minute\":60", "\"requests_per_minute\":60,\"window\":3"))
+    std::fs::write(&file, text.replace("\"requests_per_minute\":60", "\"requests_per_minute\":60,\"window\":2"))
         .unwrap();
     team.keys(&["set", "ann", "--owner", "ann"]);
-    let (gateways, window) = (team.gateways(4), std::time::Duration::from_secs(3));
+    let (gateways, window) = (team.gateways(4), std::time::Duration::from_secs(2));
     let since = std::time::Instant::now();
     let served: Vec<usize> = thread::scope(|scope| {
         let asking: Vec<_> = [&key, &other]
@@ -171,7 +171,7 @@ fn a_limit_of_a_key_applies_across_four_gateways_and_ten_windows() {
                 let mut client = gateways[number % 4].client_of(key);
                 scope.spawn(move || {
                     let mut count = 0;
-                    while since.elapsed() < window * 10 {
+                    while since.elapsed() < window * 6 {
                         let got = client.chat_about(name);
                         assert_eq!(got.status, 200, "{got:?}");
                         count += 1;
@@ -186,8 +186,8 @@ fn a_limit_of_a_key_applies_across_four_gateways_and_ten_windows() {
         let ending = format!("?about={name}");
         let asked: Vec<Request> = provider.asked().into_iter().filter(|asked| asked.path.ends_with(&ending)).collect();
         keeps_the_limit(&asked, since, 60, window);
-        // A window is kept 3.56 s.
-        assert!(asked.len() >= 60 * 8, "{name}: {} requests only", asked.len());
+        // A window is kept 2.54 s: with the queue at the end, six windows of 60, of which a busy machine may miss some.
+        assert!(asked.len() >= 60 * 6 * 8 / 10, "{name}: {} requests only", asked.len());
     }
     assert!(served.iter().all(|count| *count >= 1), "somebody was never served: {served:?}");
 }

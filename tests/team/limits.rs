@@ -9,12 +9,12 @@ use super::provider::Provider;
 use crate::cli::support::machine::until;
 use crate::cli::support::server::Request;
 
-/// A minute's window at a twentieth of its length.
+/// A minute's window at a thirtieth of its length.
 const SCALED: &str =
-    "[providers.custom.limits]\nrequests_per_minute = 60\nwindow = \"3s\"\n[team]\ntimeout = \"10s\"\n";
+    "[providers.custom.limits]\nrequests_per_minute = 60\nwindow = \"2s\"\n[team]\ntimeout = \"10s\"\n";
 /// Longer than a busy machine takes: here nothing is lost.
 const PATIENT: &str = "[team]\ntimeout = \"10s\"\n";
-const WINDOW: Duration = Duration::from_secs(3);
+const WINDOW: Duration = Duration::from_secs(2);
 
 pub(crate) fn gateways(provider: &Provider, config: &str, url: &str, arguments: &[&str]) -> Vec<Gateway> {
     let start = || Gateway::start(Home::new(provider, config, Some(url)), &[&["--shared"], arguments].concat());
@@ -52,19 +52,19 @@ pub(crate) fn keeps_the_limit(asked: &[Request], start: Instant, limit: usize, w
 }
 
 #[test]
-fn four_gateways_with_64_clients_each_keep_one_limit_over_ten_windows_and_serve_every_client() {
+fn four_gateways_with_64_clients_each_keep_one_limit_over_six_windows_and_serve_every_client() {
     if !has_redis() {
         return;
     }
     let (redis, provider) = (Redis::start(&[]), Provider::start());
     let gateways = gateways(&provider, SCALED, &redis.url(), &[]);
     let start = Instant::now();
-    let answered = hammer(&gateways, 64, WINDOW * 10);
+    let answered = hammer(&gateways, 64, WINDOW * 6);
     let asked = provider.asked();
     assert_eq!(asked.len(), answered.iter().sum::<usize>());
     keeps_the_limit(&asked, start, 60, WINDOW);
-    // 3.56 s a window of 60, and a queue of 256 at the end.
-    assert!(asked.len() >= 60 * 9, "{} requests only", asked.len());
+    // 2.54 s a window of 60, and a queue of 256 at the end: nine windows of 60, of which a busy machine may miss some.
+    assert!(asked.len() >= 60 * 7, "{} requests only", asked.len());
     assert!(answered.iter().all(|count| *count >= 1), "somebody was never served: {answered:?}");
     let key = "Bearer sk-provider-0123456789";
     assert!(asked.iter().all(|asked| asked.header("Authorization") == key && asked.path == "/v1/chat/completions"));
@@ -75,7 +75,7 @@ fn four_gateways_with_64_clients_each_keep_one_limit_over_ten_windows_and_serve_
 #[ignore = "takes ten minutes"]
 fn unscaled_no_60_seconds_of_ten_minutes_see_more_than_60_requests() {
     let (redis, provider) = (Redis::start(&[]), Provider::start());
-    let config = SCALED.replace("3s", "60s");
+    let config = SCALED.replace("2s", "60s");
     let gateways = gateways(&provider, &config, &redis.url(), &[]);
     hammer(&gateways, 64, Duration::from_secs(600));
     let most = provider.most_within(Duration::from_secs(60));
