@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::doctor::aged;
 use crate::login::{grant, polls};
-use crate::machine::{Machine, credential, possible, write_private};
+use crate::machine::{Machine, credential, possible, until, write_private};
 use crate::refresh::holds_the_renewal;
 use crate::server::{Ask, Gate, Reply, tokens};
 
@@ -171,14 +171,14 @@ fn a_renewal_stopped_for_longer_than_its_limit_saves_what_it_was_granted() {
 #[track_caller]
 fn a_jump_costs_one_renewal(clock: i32, seconds: i64) {
     let Some(machine) = faulty("JUMP", "") else { return };
-    let jumped = machine.directory().join("jumped");
-    let jump = format!("{}:{clock}:{seconds}", jumped.display());
+    let [jumped, seen] = ["jumped", "seen"].map(|name| machine.directory().join(name));
+    let machine =
+        machine.variable("JUMP", format!("{}:{clock}:{seconds}", jumped.display())).variable("JUMP_SEEN", &seen);
     let reply = Reply::tokens("2").meanwhile(move || {
         File::create(jumped).unwrap();
-        // The program looks at the clock while it waits.
-        std::thread::sleep(Duration::from_millis(1500));
+        until("the program looks at the clock while it waits", || seen.exists());
     });
-    let machine = machine.variable("JUMP", jump).refresh(reply);
+    let machine = machine.refresh(reply);
     machine.run(["token"]).stdout("granted-access-2\n");
     holds_the_renewal(&machine, "granted-refresh-2");
     assert_eq!(machine.beside(), [".oauth_creds.qwenauth-lock", "oauth_creds.json"]);
