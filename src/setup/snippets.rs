@@ -114,7 +114,7 @@ fn continue_dev(access: &Access, tool_paths: &ToolPaths) -> Text {
     let text = format!(
         "# In an editor, Continue reads the key from `~/.continue/.env`; update it when the key expires:\n\
          #   {}\nname: {NAME}\nversion: 0.0.1\nschema: v1\nmodels:\n{}",
-        tools::write_variable(ACCESS_TOKEN, &access.key_command_line(), ".continue/.env"),
+        tools::write_variable(ACCESS_TOKEN, &access.key_command_line(), ".continue", ".env"),
         models.collect::<String>()
     );
     (tool_paths.home.join(".continue/config.yaml").display().to_string(), text)

@@ -2,6 +2,7 @@
 //! ours, and with another service's key, host or model.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -286,6 +287,32 @@ fn claude_code_with_a_gateway_uses_the_gateway() {
 }
 
 #[test]
+fn the_line_that_updates_the_key_of_continue_changes_nothing_else_in_its_file() {
+    let machine = logged_in_at_home();
+    let shown = machine.run(["setup", "continue", "--print"]).any_stderr().any_stdout().stdout.clone();
+    let line =
+        shown.lines().find_map(|line| line.strip_prefix("#   ")).unwrap().replace("qwenauth token", "$QWENAUTH token");
+    let file = machine.home().join(".continue/.env");
+    for before in ["MINE=1\nQWENAUTH_ACCESS_TOKEN=old\nOTHER=2", "OTHER=2\nMINE=1\n"] {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, before).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        drop(machine.shell(&line).exits(0));
+        let after = fs::read_to_string(&file).unwrap();
+        let mut lines: Vec<&str> = after.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, ["MINE=1", "OTHER=2", "QWENAUTH_ACCESS_TOKEN=granted-access-1"]);
+        assert_eq!(mode(&file) & 0o777, 0o600);
+        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+    }
+    let before = fs::read_to_string(&file).unwrap();
+    drop(machine.run(["logout"]).any_stderr());
+    drop(machine.shell(&line).exits(4).any_stderr());
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    fs::remove_file(file).unwrap();
+}
+
+#[test]
 fn lines_to_be_pasted_are_quoted_and_harmless() {
     let machine = logged_in_at_home();
     for tool in ["llm", "aider", "crush", "continue", "cline", "zed", "goose"] {
@@ -340,7 +367,7 @@ fn a_shim_is_written_as_the_name_that_finds_it() {
     fs::create_dir_all(&shims).unwrap();
     let shim = shims.join("qwenauth");
     fs::write(&shim, format!("#!/bin/sh\nexec {} \"$@\"\n", machine.program().display())).unwrap();
-    fs::set_permissions(&shim, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    fs::set_permissions(&shim, PermissionsExt::from_mode(0o755)).unwrap();
     let machine = machine.variable("PATH", format!("{}:/usr/bin:/bin", shims.display()));
     let outcome = machine.shell("qwenauth setup codex --print").any_stderr().any_stdout();
     assert!(outcome.stdout.contains("command = \"qwenauth\"\n"), "{outcome}");

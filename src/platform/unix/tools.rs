@@ -74,7 +74,11 @@ pub(crate) fn alias(name: &str, command: &str) -> String {
     format!("alias {name}={}", for_sh(command))
 }
 
-/// A line that writes `NAME=value` into a file below the home directory, the value from a command line.
-pub(crate) fn write_variable(name: &str, command_line: &str, file: &str) -> String {
-    format!("(umask 077; printf '{name}=%s\\n' \"$({command_line})\" > ~/{file})")
+/// A line that sets `NAME=value` in a file in a directory below the home directory, the value from a command line. The
+/// other lines stay, as does the whole file if the command fails; what comes out is private.
+pub(crate) fn write_variable(name: &str, command_line: &str, directory: &str, file: &str) -> String {
+    format!(
+        "(umask 077; cd ~/{directory} && value=$({command_line}) && touch {file} && rm -f {file}.new && {{ awk '!/^{name}=/' \
+         {file} && printf '{name}=%s\\n' \"$value\"; }} > {file}.new && mv -f {file}.new {file})"
+    )
 }

@@ -62,9 +62,14 @@ pub(crate) fn alias(name: &str, command: &str) -> String {
     format!("function {name} {{ {} @args }}", called(command))
 }
 
-/// A line that writes `NAME=value` into a file below the home directory, the value from a command line.
-pub(crate) fn write_variable(name: &str, command_line: &str, file: &str) -> String {
-    format!("Set-Content ~/{file} \"{name}=$({})\"", called(command_line))
+/// A line that sets `NAME=value` in a file in a directory below the home directory, the value from a command line. The
+/// other lines stay, as does the whole file if the command fails.
+pub(crate) fn write_variable(name: &str, command_line: &str, directory: &str, file: &str) -> String {
+    let (command, file) = (called(command_line), format!("~/{directory}/{file}"));
+    format!(
+        "$value = {command}; if ($LASTEXITCODE -eq 0) {{ Set-Content {file} \
+         (@(@(Get-Content {file} -ErrorAction Ignore) -notmatch '^{name}=') + \"{name}=$value\") }}"
+    )
 }
 
 /// A program as the first word of a line to type.
