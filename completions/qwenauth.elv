@@ -59,7 +59,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --model 'Default model of this profile, exported by `env` and `exec`'
             cand --profile 'Use this profile instead of the active one'
             cand --force 'Log in even if already logged in'
-            cand --api-key-stdin 'Read the API key from stdin'
+            cand --api-key-stdin 'Read the API key from stdin; on a terminal, ask for it and do not show it'
             cand --workload-identity 'Log in as this CI job or pod, with its ID token instead of a secret'
             cand --code-stdin 'OpenRouter: read the code shown in the browser from stdin'
             cand --no-browser 'Do not open a browser'

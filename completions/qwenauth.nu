@@ -18,7 +18,7 @@ module completions {
   # Log in and make the profile active
   export extern "qwenauth login" [
     --force                   # Log in even if already logged in
-    --api-key-stdin           # Read the API key from stdin
+    --api-key-stdin           # Read the API key from stdin; on a terminal, ask for it and do not show it
     --api-key-env: string     # Read the API key from this environment variable
     --api-key-command: string # Command that prints the API key, run without a shell whenever the key is needed; only the command is stored
     --store: string@"nu-complete qwenauth login store" # Where to keep the secret (default: `store` in config.toml, else the current store, else `file`); without a key, move the stored secret there

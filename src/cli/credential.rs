@@ -38,7 +38,7 @@ pub(crate) struct LoginArgs {
     /// Log in even if already logged in
     #[arg(long)]
     pub(crate) force: bool,
-    /// Read the API key from stdin
+    /// Read the API key from stdin; on a terminal, ask for it and do not show it
     #[arg(long, help_heading = KEY, conflicts_with = "api_key_env")]
     pub(crate) api_key_stdin: bool,
     /// Read the API key from this environment variable

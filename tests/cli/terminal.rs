@@ -366,6 +366,17 @@ fn a_typed_key_is_not_shown() {
 }
 
 #[test]
+fn a_key_for_stdin_that_is_a_terminal_is_asked_for_and_not_shown() {
+    let machine = with_groq();
+    let mut terminal = Terminal::run(&machine, &["login", "groq", "--api-key-stdin"], LARGE);
+    terminal.wait_for("API key (hidden)");
+    terminal.wait_until_hidden();
+    terminal.types("granted-typed\r");
+    assert!(!terminal.exits(0).contains("granted-typed"));
+    assert_eq!(machine.profile("groq")["api_key"], "granted-typed");
+}
+
+#[test]
 fn a_key_found_in_a_variable_is_offered() {
     let machine = with_groq().variable("GROQ_API_KEY", "granted-found");
     let mut terminal = Terminal::run(&machine, &["login", "groq"], LARGE);

@@ -30,7 +30,8 @@ pub(super) fn offered(attempt: &Attempt) -> Result<Option<Secret>> {
 pub(super) fn given(attempt: &Attempt) -> Result<Option<Secret>> {
     let args = attempt.args;
     if args.api_key_stdin {
-        return from_stdin().map(Some);
+        // A key that is typed is not shown.
+        return if terminal::can_prompt() { typed(attempt) } else { from_stdin() }.map(Some);
     }
     if let Some(command) = &args.api_key_command {
         return key_of(&attempt.source, command, &attempt.provider).map(Some);
