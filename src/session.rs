@@ -13,7 +13,7 @@ use crate::credentials::{Answers, Credential, CredentialSource, GivenKey, model_
 use crate::environment::{API_KEY, API_KEY_FILE, Environment, variable};
 use crate::error::{Failed, Failure};
 use crate::http::Network;
-use crate::platform::system;
+use crate::platform::{system, tools};
 use crate::profile::ProfileName;
 use crate::providers::{self, Ci, Provider, QWEN};
 use crate::secret::Secret;
@@ -147,6 +147,34 @@ impl Session {
     pub(crate) fn credential_variable(&self) -> Option<&'static str> {
         let Environment { api_key, api_key_file, .. } = &self.environment;
         api_key.as_ref().map(|_| API_KEY).or_else(|| api_key_file.as_ref().map(|_| API_KEY_FILE))
+    }
+
+    /// What to type to store the key in the environment as it is used now. What is not known of it is left to be filled in.
+    pub(crate) fn line_to_store_given_key(&self) -> String {
+        let Environment { api_key_file, region, base_url, .. } = &self.environment;
+        let mut login = match (self.given_key(), self.provider()) {
+            (Ok(Some((profile, _))), Some(provider)) => {
+                let is_other = profile.as_str() != provider.name;
+                let profile = if is_other { format!(" --profile {profile}") } else { String::new() };
+                let provider = tools::quoted(&provider.name);
+                format!("qwenauth login {provider}{profile}")
+            }
+            _ => "qwenauth login PROVIDER".to_owned(),
+        };
+        for (option, value) in [("--region", region), ("--base-url", base_url)] {
+            if let Some(value) = value {
+                login += &format!(" {option} {}", tools::quoted(&value.to_string_lossy()));
+            }
+        }
+        match api_key_file.as_ref().map(Path::new) {
+            Some(file) if file.is_file() => {
+                let print: Vec<String> = tools::print_file(file).iter().map(|word| tools::quoted(word)).collect();
+                format!("{} | {login} --api-key-stdin", print.join(" "))
+            }
+            // A pipe has nothing more.
+            Some(_) => format!("{login} --api-key-stdin"),
+            None => format!("{login} --api-key-env {API_KEY}"),
+        }
     }
 
     /// The provider of the active profile or of the credential in the environment, as far as it is known.

@@ -80,7 +80,7 @@ pub(crate) fn warn_of_refusal(source: &CredentialSource, credential: &Credential
     }
     let profile = &source.profile;
     note(&format!(
-        "warning: the API rejects the login of `{profile}`: {}; run `qwenauth status` for details",
+        "warning: the API rejects the login of `{profile}`: {}; run `qwenauth status --profile {profile}` for details",
         refusal.reason
     ));
 }

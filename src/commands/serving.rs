@@ -171,7 +171,7 @@ impl Session {
                     Failure::LoginRequired,
                     format!("fallback names profile `{name}`, which is not logged in"),
                 )
-                .hint(format!("run `qwenauth login --profile {name} PROVIDER`, or omit it"))
+                .hint(format!("{}, or omit it", source.login_hint()))
                 .err();
             };
             let is_pool = |(other, other_url): &(Provider, String)| {

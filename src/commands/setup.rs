@@ -164,10 +164,12 @@ fn team_access(url: &str, args: &SetupArgs, session: &Session) -> Result<Access>
     if let Some((typed, tool)) = tool.filter(|(_, tool)| tool.reads_environment_only()) {
         let program = tool.program;
         let message = format!("`{typed}` reads the key and base URL from its environment, which `setup` cannot change");
+        let mut login = format!("qwenauth login team --base-url {}", tools::quoted(&base_url));
+        if let Some(model) = &args.model {
+            login += &format!(" --model {}", tools::quoted(model));
+        }
         return Failed::new(Failure::Usage, message)
-            .hint(format!(
-                "run `qwenauth login team --base-url {base_url} --api-key-stdin`, then `qwenauth exec -- {program}`"
-            ))
+            .hint(format!("run `{login} --api-key-stdin`, then `qwenauth exec -- {program}`"))
             .err();
     }
     let Some(model) = args.model.clone().filter(|model| !model.chars().any(char::is_control)) else {
@@ -205,9 +207,8 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     let provider = source.provider(&credential)?;
     if let Some(variable) = source.given.as_ref().and_then(GivenKey::variable) {
         note(&format!(
-            "warning: the key is only in `{variable}`, so the tool can use it only where that variable is set; `qwenauth login {} \
-             --api-key-env {variable}` stores it",
-            provider.name
+            "warning: the key is only in `{variable}`, so the tool can use it only where that variable is set; `{}` stores it",
+            session.line_to_store_given_key()
         ));
     }
     let Endpoint { base_url, model } = Endpoint::of(&source, &credential, args.model.clone())?;

@@ -46,7 +46,7 @@ pub(crate) fn run(args: &StatusArgs, session: &Session) -> Result<u8> {
         print_document(&value)?;
     } else if rows.is_empty() {
         print_message("no stored profile; log in with `qwenauth login`")?;
-    } else if rows.iter().all(|row| row.state == State::Missing) && session.config.paths.profiles()?.is_empty() {
+    } else if rows.iter().all(|row| row.state == State::Missing) && session.profiles()?.is_empty() {
         let screen = Screen::stdout();
         let nobody = screen.translate("not logged in to any provider");
         let hint = screen.translate("run `qwenauth login`, or try `qwenauth sandbox --tour` without an account");
@@ -140,7 +140,10 @@ impl Row {
                 _ => format!("not logged in; {}", source.login_hint()),
             }),
             Stored::Damaged(why) => {
-                row.problems.push(trouble.unwrap_or_else(|| format!("the credential file is damaged: {why}")));
+                row.problems.push(trouble.unwrap_or_else(|| match &source.given {
+                    Some(_) => format!("{why}; {}", source.login_hint()),
+                    None => format!("the credential file is damaged: {why}"),
+                }));
             }
             Stored::Present(credential) => {
                 row.problems.extend(trouble);

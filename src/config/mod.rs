@@ -92,6 +92,7 @@ impl Config {
             note(&warning);
         }
         understood?;
+        expand_client_secret_files(&mut config.overrides.table, environment)?;
         config.key_files = key_files(&config.overrides.table, &path, environment)?;
         config.team.secret_file =
             config.team.secret_file.map(|file| paths::expand_home(file.as_os_str(), environment)).transpose()?;
@@ -120,9 +121,14 @@ impl Config {
             None => None,
             Some(Some("file")) => Some(SecretStore::File),
             Some(Some("keyring")) => Some(SecretStore::Keyring),
-            Some(_) => {
+            Some(other) => {
                 let message = format!("`store` in `{}` is neither `file` nor `keyring`", path.display());
-                return Failed::new(Failure::Other, message).hint("write `store = \"keyring\"`").err();
+                let hint = if other == Some("command") {
+                    "remove it, and name the command of a key with `qwenauth login PROVIDER --api-key-command COMMAND`"
+                } else {
+                    "write `store = \"keyring\"`"
+                };
+                return Failed::new(Failure::Other, message).hint(hint).err();
             }
         };
         self.directories = match table.remove("directories") {
@@ -353,6 +359,22 @@ fn key_files(providers: &toml::Table, path: &Path, environment: &Environment) ->
         files.insert(name.clone(), file);
     }
     Ok(files)
+}
+
+/// A leading `~/` of a `client_secret_file` is the home directory, as for every file that config.toml names.
+fn expand_client_secret_files(providers: &mut toml::Table, environment: &Environment) -> Result<()> {
+    const KEY: &str = "client_secret_file";
+    let expand = |value: Option<&mut toml::Value>| -> Result<()> {
+        if let Some(toml::Value::String(file)) = value {
+            *file = paths::expand_home(file.as_ref(), environment)?.display().to_string();
+        }
+        Ok(())
+    };
+    for (_, provider) in providers.iter_mut() {
+        expand(provider.get_mut(KEY))?;
+        expand(provider.get_mut("oauth").and_then(|oauth| oauth.get_mut(KEY)))?;
+    }
+    Ok(())
 }
 
 fn unknown_keys(table: &toml::Table, known: &[&str], name: &str, path: &Path) -> Vec<String> {

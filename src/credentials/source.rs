@@ -160,10 +160,18 @@ impl CredentialSource {
         }
     }
 
-    /// The command that logs this profile in again.
+    /// What gives this profile a valid credential again: the command that logs it in, or where its key is given.
     pub(crate) fn login_hint(&self) -> String {
+        if let Some(given) = &self.given {
+            return given.remedy();
+        }
         if self.profile == QWEN {
             return "run `qwenauth login`".into();
+        }
+        if let Ok(Stored::Present(credential)) = self.load_record()
+            && credential.provider_name() != self.profile
+        {
+            return format!("run `qwenauth login --profile {}`", self.profile);
         }
         if providers::is_built_in(&self.profile) || self.overrides.table.contains_key(&self.profile) {
             return format!("run `qwenauth login {}`", self.profile);

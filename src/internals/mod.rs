@@ -289,7 +289,7 @@ fn callback(bytes: &[u8]) {
     assert!(code::outcome_of(head, "/callback/nonsense").is_none());
     match outcome {
         Outcome::Code(code) => assert!(!code.expose().is_empty() && line.contains("code")),
-        Outcome::Error(error) => assert!(error.chars().count() <= 300 && line.contains("error")),
+        Outcome::Error(_, error) => assert!(error.chars().count() <= 300 && line.contains("error")),
     }
 }
 

@@ -102,14 +102,12 @@ impl Redirect {
     pub(crate) fn wait(self, deadline: Instant) -> Result<Secret> {
         match self.0.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(Outcome::Code(code)) => Ok(code),
-            Ok(Outcome::Error(error)) => {
-                let reason = if error == "access_denied" { Reason::Denied } else { Reason::Refused };
+            Ok(Outcome::Error(reason, error)) => {
                 Failed::new(Failure::LoginRequired, format!("the login was rejected: {}", printable(&error)))
                     .because(reason)
-                    .hint("run `qwenauth login` again if that was a mistake")
                     .err()
             }
-            Err(_) => not_in_time().hint("run `qwenauth login` again").err(),
+            Err(_) => not_in_time().err(),
         }
     }
 }
@@ -117,7 +115,7 @@ impl Redirect {
 /// What a redirect contains (RFC 6749 §4.1.2).
 pub(crate) enum Outcome {
     Code(Secret),
-    Error(String),
+    Error(Reason, String),
 }
 
 /// What the listener serves, and to which requests.
@@ -174,7 +172,7 @@ impl Site {
         let outcome = outcome_of(&head, &self.path).filter(|_| !self.is_over.swap(true, Ordering::SeqCst));
         let (status, text) = match &outcome {
             Some(Outcome::Code(_)) => ("200 OK", "You are logged in. This tab can be closed."),
-            Some(Outcome::Error(_)) => ("200 OK", "The login was rejected. This tab can be closed."),
+            Some(Outcome::Error(..)) => ("200 OK", "The login was rejected. This tab can be closed."),
             None => ("404 Not Found", NOTHING),
         };
         respond(connection, status, "", text);
@@ -239,7 +237,8 @@ pub(crate) fn outcome_of(head: &str, path: &str) -> Option<Outcome> {
     let field = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
     if let Some(error) = field("error") {
         let description = field("error_description").map(|text| format!(": {text}")).unwrap_or_default();
-        return Some(Outcome::Error(format!("`{error}`{description}").chars().take(300).collect()));
+        let reason = if error == "access_denied" { Reason::Denied } else { Reason::Refused };
+        return Some(Outcome::Error(reason, format!("`{error}`{description}").chars().take(300).collect()));
     }
     field("code").filter(|code| !code.is_empty()).map(|code| Outcome::Code(Secret::new(code)))
 }
@@ -360,7 +359,9 @@ mod tests {
             assert!(outcome_of(&format!("GET {target} HTTP/1.1\r\n\r\n"), "/callback/n").is_none(), "{target}");
         }
         let refused = "GET /callback/n?error=denied&code=a HTTP/1.1\r\n\r\n";
-        assert!(matches!(outcome_of(refused, "/callback/n"), Some(Outcome::Error(_))));
+        assert!(matches!(outcome_of(refused, "/callback/n"), Some(Outcome::Error(Reason::Refused, _))));
+        let denied = "GET /callback/n?error=access_denied&error_description=no HTTP/1.1\r\n\r\n";
+        assert!(matches!(outcome_of(denied, "/callback/n"), Some(Outcome::Error(Reason::Denied, _))));
         let posted = "POST /callback/n?code=a HTTP/1.1\r\n\r\n";
         assert!(outcome_of(posted, "/callback/n").is_none());
     }

@@ -268,7 +268,7 @@ impl Authorization {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if !pause(interval.max(BREATH).min(left)) || Instant::now() >= deadline {
-                return not_approved().err();
+                return not_in_time().err();
             }
             match self.poll(server) {
                 Poll::TokenResponse(grant) => return Ok(grant),
@@ -368,17 +368,9 @@ impl Authorization {
             "authorization_pending" => Poll::Pending,
             "slow_down" => Poll::SlowDown,
             _ if status == 429 => Poll::SlowDown,
-            "access_denied" => Poll::Over(
-                login("the login was denied")
-                    .because(Reason::Denied)
-                    .hint("run `qwenauth login` again if that was a mistake"),
-            ),
+            "access_denied" => Poll::Over(login("the login was denied").because(Reason::Denied)),
             "expired_token" => Poll::Over(expired()),
-            "invalid_grant" => Poll::Over(
-                login("the login is no longer valid")
-                    .because(Reason::Expired)
-                    .hint("run `qwenauth login` again for a new code"),
-            ),
+            "invalid_grant" => Poll::Over(login("the login is no longer valid").because(Reason::Expired)),
             _ if status == 401 && server.dialect == Dialect::Qwen => Poll::Over(expired()),
             _ => Poll::Over(
                 Failed::new(Failure::Other, format!("the server ended the login with {}", error.sentence(&secrets)))
@@ -388,14 +380,8 @@ impl Authorization {
     }
 }
 
-pub(crate) fn not_approved() -> Failed {
-    not_in_time().hint("run `qwenauth login` again for a new code")
-}
-
 fn expired() -> Failed {
-    Failed::new(Failure::LoginRequired, "the code has expired or was already used")
-        .because(Reason::Expired)
-        .hint("run `qwenauth login` again for a new code")
+    Failed::new(Failure::LoginRequired, "the code has expired or was already used").because(Reason::Expired)
 }
 
 #[cfg(test)]

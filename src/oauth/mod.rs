@@ -25,7 +25,7 @@ use crate::http::{self, Connection, HeaderValue, Reply, TransportError};
 use crate::secret::Secret;
 
 /// Nobody approved the login before its code, or the time for it, ended.
-fn not_in_time() -> Failed {
+pub(crate) fn not_in_time() -> Failed {
     Failed::new(Failure::LoginRequired, "the login was not approved in time").because(Reason::Expired)
 }
 

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::faults::preloaded;
 use crate::key_places::dashscope;
-use crate::keys::{KEY, knows_the_key};
+use crate::keys::{KEY, knows_the_key, machine, refuses};
 use crate::login::{device_code, polls};
 use crate::machine::{Machine, credential, mode, write_private};
 use crate::server::{Ask, Gate, Reply};
@@ -730,6 +730,19 @@ fn each_verdict_of_the_api_is_a_check() {
         assert!(api[0].0 == verdict && api[0].1.contains(said) && api[0].2.contains(remedy), "{code}: {api:?}");
         assert!(!api[0].2.contains("region"), "it has none: {api:?}");
     }
+}
+
+#[test]
+fn a_profile_under_another_name_than_its_providers_is_named_in_the_remedy() {
+    let machine = refuses(machine(), "/groq/v1/models");
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    let login = ["login", "groq", "--profile", "work", "--api-key-stdin", "--no-verify"];
+    drop(machine.run_with_stdin(login, KEY.as_bytes()).any_stderr());
+    assert_eq!(found(&machine, &[], "API")[0].2, "run `qwenauth login --profile work`");
+    let machine = knows_the_key(machine, "/groq/v1/models");
+    let again = ["login", "--profile", "work", "--api-key-stdin", "--force"];
+    drop(machine.run_with_stdin(again, KEY.as_bytes()).any_stderr());
+    assert_eq!(found(&machine, &[], "API"), []);
 }
 
 /// What is between backticks in a remedy is typed as it stands.

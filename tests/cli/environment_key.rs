@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::doctor::aged;
 use crate::keys::{KEY, answers, by_stdin, knows_the_key, machine, models, refusal, refuses};
-use crate::machine::Machine;
+use crate::machine::{Machine, write_private};
 use crate::server::Reply;
 
 /// Another key than the stored one.
@@ -287,6 +287,27 @@ fn a_setup_warns_that_the_tool_needs_the_variable_too() {
 }
 
 #[test]
+fn the_line_that_stores_a_key_of_the_environment_stores_it_as_it_is_used() {
+    for is_file in [false, true] {
+        let mut machine = own_server(sandbox_of("custom"));
+        let mut begin = "; `qwenauth login custom --base-url ";
+        if is_file {
+            let key = machine.directory().join("a key");
+            write_private(&key, GIVEN);
+            machine = machine.without_variable("QWENAUTH_API_KEY").variable("QWENAUTH_API_KEY_FILE", key);
+            begin = "; `cat '{machine}/a key' | qwenauth login custom --base-url ";
+        }
+        let outcome = machine.run(["setup", "opencode", "--print", "--model", "m"]).any_stderr().any_stdout();
+        let line = outcome.stderr.split('`').find(|line| line.contains("qwenauth login")).unwrap().to_owned();
+        assert!(outcome.stderr.contains(begin), "{outcome}");
+        let line =
+            line.replace("{server}", &machine.server.url()).replace("{machine}", machine.directory().to_str().unwrap());
+        drop(machine.shell(&line.replace("qwenauth login", "$QWENAUTH login")).exits(0).any_stderr());
+        assert_eq!(machine.profile("custom")["api_key"], GIVEN);
+    }
+}
+
+#[test]
 fn an_empty_variable_is_not_set() {
     let machine = given().variable("QWENAUTH_API_KEY", "");
     machine.run(["token"]).stdout("granted-key-1\n");
@@ -329,6 +350,12 @@ fn doctor_checks_the_key_of_the_environment_and_its_server() {
     let rejected = own_server(sandbox_of("custom")).variable("QWENAUTH_API_KEY", "granted-another");
     let doctor = rejected.run(["doctor"]).exits(1).any_stdout();
     assert!(doctor.stdout.contains("fail  API          rejects the login of `custom`"), "{doctor}");
+    let remedy = "→ replace the key in `QWENAUTH_API_KEY`, or `unset QWENAUTH_API_KEY`\n";
+    assert!(doctor.stdout.contains(remedy), "{doctor}");
+    let rejected = regions("intl").variable("QWENAUTH_REGION", "us");
+    rejected.server.serve("/", |_| Reply::text(404, "{}"));
+    let doctor = rejected.run(["doctor"]).exits(1).any_stdout();
+    assert!(doctor.stdout.contains("or `unset QWENAUTH_API_KEY`; `QWENAUTH_REGION` selects its region\n"), "{doctor}");
 }
 
 #[test]
@@ -368,8 +395,12 @@ fn a_check_of_the_key_asks_the_region_that_knows_it() {
 #[test]
 fn what_is_not_used_for_the_key_of_the_environment_is_neither_named_nor_in_its_way() {
     let machine = Machine::new().variable("QWENAUTH_API_KEY", GIVEN).variable("QWENAUTH_PROVIDER", "groq");
-    let refused = machine.run(["exec", "--as", "claude", "--", "true"]).exits(1).any_stderr();
-    assert!(refused.stderr.contains("Claude Code cannot work with profile `groq`"), "{refused}");
+    drop(machine.run_with_stdin(by_stdin("coding-plan", &["--no-verify"]), KEY.as_bytes()).any_stderr());
+    machine.run(["exec", "--as", "claude", "--", "true"]).fails(
+        1,
+        "Claude Code cannot work with profile `groq`: it needs an Anthropic endpoint, which Groq does not have",
+        "profile `coding-plan` can: `unset QWENAUTH_API_KEY`, then `qwenauth exec --as claude --profile coding-plan -- true`",
+    );
     let fallback = "[fallback]\nprofiles = [\"qwen\"]\n[fallback.models.m]\nqwen = \"coder-model\"\n";
     let machine = machine.logged_in().configured(fallback);
     let outcome = machine.run(["exec", "--gateway", "--", "true"]).exits(0).any_stderr();
@@ -382,19 +413,20 @@ fn what_is_not_used_for_the_key_of_the_environment_is_neither_named_nor_in_its_w
 #[test]
 fn a_service_is_not_installed_with_a_key_that_it_would_not_have() {
     let machine = own_server(sandbox_of("custom"));
-    let refused = |machine: &Machine, variable: &str, option: &str| {
+    let login = "qwenauth login custom --base-url {server}/own/v1";
+    let refused = |machine: &Machine, variable: &str, line: &str| {
         machine.run(["gateway", "--install"]).fails(
             2,
             &format!("a service cannot use `{variable}`, because it runs without this shell's variables"),
-            &format!("store the key with `qwenauth login PROVIDER {option}`, then unset the variable"),
+            &format!("store the key with `{line}`, then unset the variable"),
         );
     };
-    refused(&machine, "QWENAUTH_API_KEY", "--api-key-env QWENAUTH_API_KEY");
+    refused(&machine, "QWENAUTH_API_KEY", &format!("{login} --api-key-env QWENAUTH_API_KEY"));
     let key = machine.directory().join("key");
     fs::write(&key, GIVEN).unwrap();
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     let machine = machine.without_variable("QWENAUTH_API_KEY").variable("QWENAUTH_API_KEY_FILE", &key);
-    refused(&machine, "QWENAUTH_API_KEY_FILE", "--api-key-stdin <FILE");
+    refused(&machine, "QWENAUTH_API_KEY_FILE", &format!("cat {{machine}}/key | {login} --api-key-stdin"));
 }
 
 #[test]
@@ -404,4 +436,6 @@ fn a_provider_of_config_toml_whose_name_has_capital_letters_takes_a_key() {
     let mut outcome = machine.run(["token", "--format", "json"]);
     let token = outcome.json();
     assert_eq!((&token["access_token"], &token["profile"]), (&json!(GIVEN), &json!("mycorp")));
+    let outcome = machine.run(["setup", "opencode", "--print", "--model", "m"]).any_stderr().any_stdout();
+    assert!(outcome.stderr.contains("`qwenauth login MyCorp --profile mycorp --api-key-env"), "{outcome}");
 }

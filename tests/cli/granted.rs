@@ -186,7 +186,7 @@ fn a_denial_ends_a_login_at_once_whatever_surrounds_it() {
             let machine = machine(Reply::json(200, device()), move |_| Reply::text_as(400, content_type, &answer));
             let outcome = log_in(&machine).exits(4);
             let end = "qwenauth: error: the login was denied\n\
-                       qwenauth: hint: run `qwenauth login` again if that was a mistake\n";
+                       qwenauth: hint: run `qwenauth login corp` again if that was a mistake\n";
             assert!(outcome.stderr.ends_with(end), "{body}: {outcome}");
             assert_eq!(machine.server.at("/token").len(), 1, "{body}");
         }

@@ -59,7 +59,7 @@ fn only_the_command_is_stored_and_its_key_is_checked_like_a_typed_one() {
 fn a_key_command_is_split_into_words_without_a_shell() {
     let machine = by(machine(), "printf %s 'granted-$HOME;'\"-`id`\"");
     let message = "the key command `printf` printed no key: it contains quotes";
-    let hint = "make it print only the key, for example `sh -c 'pass show qwen | head -n 1'`";
+    let hint = "make it print only the key, for example `--api-key-command 'sh -c \"pass show qwen | head -n 1\"'`";
     machine.run(["token"]).fails(4, message, hint);
     let machine = by(machine, "printf %s 'granted-$HOME;'");
     machine.run(["token"]).stdout("granted-$HOME;\n");
@@ -81,7 +81,7 @@ fn a_key_command_that_fails_is_named_and_ends_with_4() {
         "check its name and `PATH`",
     );
     let machine = by(machine, "printf 'granted-key-1\\nuser: me\\n'");
-    let hint = "make it print only the key, for example `sh -c 'pass show qwen | head -n 1'`";
+    let hint = "make it print only the key, for example `--api-key-command 'sh -c \"pass show qwen | head -n 1\"'`";
     machine.run(["token"]).fails(4, "the key command `printf` printed no key: it contains whitespace", hint);
     let machine = by(machine, "true");
     machine.run(["token"]).fails(4, "the key command `true` printed no key: it is empty", hint);

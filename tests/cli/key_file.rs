@@ -119,6 +119,31 @@ fn a_file_that_is_not_there_yet_is_not_a_login_and_is_found_when_it_comes() {
 }
 
 #[test]
+fn what_is_wrong_with_the_file_is_remedied_in_the_file() {
+    let fallback = "[fallback]\nprofiles = [\"groq\"]\n[fallback.models.m]\ngroq = \"m\"\n";
+    let (machine, file) = with_key_file("127.0.0.1:9");
+    let text = fs::read_to_string(machine.config()).unwrap();
+    let remedy = "put a valid key into `{machine}/secret`";
+    let check = |content: &str, wrong: &str| {
+        let status = machine.run(["status"]).exits(4).any_stdout();
+        assert!(status.stdout.contains(&format!("problem     {wrong}; {remedy}\n")), "{status}");
+        let doctor = machine.run(["doctor"]).exits(1).any_stdout();
+        assert!(doctor.stdout.contains("→ put a valid key into `"), "{content}: {doctor}");
+        assert!(!doctor.stdout.contains("qwenauth login"), "{content}: {doctor}");
+    };
+    check("none", "not logged in");
+    write_private(&file, "");
+    check("empty", "the key in `{machine}/secret` is empty");
+    fs::remove_file(&file).unwrap();
+    let machine = machine.configured(&(text.replace("profile = \"groq\"\n", "") + fallback)).logged_in();
+    machine.run(["gateway"]).fails(
+        4,
+        "fallback names profile `groq`, which is not logged in",
+        &format!("{remedy}, or omit it"),
+    );
+}
+
+#[test]
 fn a_key_of_another_provider_is_not_sent() {
     let (machine, file) = with_key_file("127.0.0.1:9");
     write_private(&file, "sk-or-v1-0123456789abcdef0123456789abcdef");

@@ -312,6 +312,11 @@ fn a_key_that_is_plainly_of_another_provider_is_not_sent_and_not_stored() {
         );
         assert_eq!(machine.profile("dashscope"), Value::Null);
     }
+    Machine::new().run_with_stdin(by_stdin("dashscope", &["--profile", "work"]), key).fails(
+        2,
+        refused,
+        "run `qwenauth login groq --profile work`",
+    );
     let machine = machine();
     let url = format!("{}/own/v1", machine.server.url());
     for provider in ["custom", "vllm"] {

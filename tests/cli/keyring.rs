@@ -275,6 +275,12 @@ fn config_toml_may_make_the_keyring_the_default_but_not_for_the_file_that_qwen_c
         "`store` in `{home}/.config/qwenauth/config.toml` is neither `file` nor `keyring`",
         "write `store = \"keyring\"`",
     );
+    fs::write(machine.config(), "store = \"command\"\n").unwrap();
+    machine.run(["token"]).fails(
+        1,
+        "`store` in `{home}/.config/qwenauth/config.toml` is neither `file` nor `keyring`",
+        "remove it, and name the command of a key with `qwenauth login PROVIDER --api-key-command COMMAND`",
+    );
 }
 
 #[test]

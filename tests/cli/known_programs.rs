@@ -260,8 +260,21 @@ fn a_program_that_cannot_work_with_the_profile_is_rejected_and_one_that_can_is_n
     machine.run(["exec", "--gateway", "--profile", "coding-plan", "--", "codex"]).fails(
         1,
         "Codex cannot work with profile `coding-plan`: it needs `/responses`, which Alibaba Cloud Coding Plan does not have",
-        "profile `groq` can: `qwenauth exec --profile groq -- codex`",
+        "profile `groq` can: `qwenauth exec --gateway --profile groq -- codex`",
     );
+    let started = ["--profile=groq", "exec", "--model", "m 1", "--", "timeout", "5", "claude", "-p", "it's"];
+    machine.run(started).fails(
+        1,
+        "Claude Code cannot work with profile `groq`: it needs an Anthropic endpoint, which Groq does not have",
+        r"profile `coding-plan` can: `qwenauth exec --model 'm 1' --profile coding-plan -- timeout 5 claude -p 'it'\''s'`",
+    );
+    for prompt in ["a\nb", &"long ".repeat(50)] {
+        machine.run(["exec", "--profile", "groq", "--", "claude", "-p", prompt]).fails(
+            1,
+            "Claude Code cannot work with profile `groq`: it needs an Anthropic endpoint, which Groq does not have",
+            "profile `coding-plan` can: `qwenauth exec --profile coding-plan -- …`",
+        );
+    }
     let alone = Machine::new().with_stand_ins(&["claude"]).with_key("groq", &[]);
     let hint = "log in to a provider that has it, such as `qwenauth login dashscope`: `dashscope`, `openrouter`, `modelscope`, \
                 `siliconflow`, `fireworks`, `coding-plan`, `token-plan`, `ollama`, `vllm`, `lmstudio`";
@@ -281,7 +294,7 @@ fn a_program_that_cannot_work_with_the_profile_is_rejected_and_one_that_can_is_n
     machine.run(["exec", "--profile", "custom", "--", "codex"]).fails(
         1,
         "Codex needs a model, and profile `custom` has no default",
-        "name one: `qwenauth exec --model ID -- …`",
+        "name one: `qwenauth exec --profile custom --model ID -- codex`",
     );
 }
 

@@ -70,4 +70,13 @@ fn an_unknown_provider_may_be_a_server_of_ones_own() {
         "unknown provider `team`",
         "run `qwenauth providers` to list them; for a server of your own add `--base-url URL`",
     );
+    let machine = Machine::new();
+    let login = "qwenauth login custom --profile ollama2 --base-url 'http://127.0.0.1:9/v1;x'";
+    machine.run(["login", "ollama2", "--base-url", "http://127.0.0.1:9/v1;x", "--no-verify"]).fails(
+        2,
+        "unknown provider `ollama2`",
+        &format!("did you mean `ollama`? for a server of your own: `{login}`"),
+    );
+    drop(machine.shell(&format!("{} --no-verify", login.replacen("qwenauth", "$QWENAUTH", 1))).any_stderr());
+    assert_eq!(machine.profile("ollama2")["base_url"], "http://127.0.0.1:9/v1;x");
 }

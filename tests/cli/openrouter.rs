@@ -194,7 +194,7 @@ fn an_error_in_the_redirect_ends_the_login() {
     assert!(
         outcome.stderr.ends_with(
             "qwenauth: error: the login was rejected: `access_denied`: no[2J\n\
-             qwenauth: hint: run `qwenauth login` again if that was a mistake\n"
+             qwenauth: hint: run `qwenauth login openrouter` again if that was a mistake\n"
         ),
         "{}",
         outcome.stderr

@@ -38,6 +38,19 @@ fn a_login_that_does_not_wait_is_completed_by_another() {
 }
 
 #[test]
+fn the_line_that_completes_a_login_names_its_profile_and_what_it_stores() {
+    let machine = polls([]);
+    let outcome =
+        machine.run(["login", "qwen", "--profile", "work", "--model", "m", "--no-verify", "--no-wait"]).any_stderr();
+    let line = outcome.stderr.lines().last().unwrap().split('`').nth(1).unwrap();
+    assert_eq!(line, "qwenauth login qwen --profile work --model m --no-verify --resume");
+    let reply = grant(&machine);
+    let machine = machine.scripted(Ask::Poll, reply);
+    machine.shell(&line.replace("qwenauth ", "$QWENAUTH ")).exits(0).any_stderr();
+    assert_eq!(machine.profile("work")["model"], "m");
+}
+
+#[test]
 fn a_login_joins_the_one_that_is_pending() {
     let machine = polls([]);
     machine.run(["login", "--no-wait"]).any_stderr();

@@ -11,7 +11,7 @@ use crate::login::{chat, device_code, grant};
 use crate::machine::Machine;
 use crate::server::{Ask, Reply};
 
-const WARNING: &str = "qwenauth: warning: the API rejects the login of `qwen`: it answered 401: no access; run `qwenauth status` for details\n";
+const WARNING: &str = "qwenauth: warning: the API rejects the login of `qwen`: it answered 401: no access; run `qwenauth status --profile qwen` for details\n";
 
 fn no_access() -> Reply {
     Reply::json(401, json!({"error": {"message": "no access"}}))

@@ -599,6 +599,12 @@ fn a_members_tool_is_set_up_for_the_teams_gateway_without_a_login() {
     assert!(refused.exits(2).any_stderr().stderr.contains("plain `http`"));
     let refused = machine.run([&["setup", "aider"], &team[..]].concat()).exits(2).any_stderr();
     assert!(refused.stderr.contains("qwenauth login team --base-url https://qwen.corp.example/v1"), "{refused}");
+    machine.run(["setup", "aider", "--gateway-url", "https://qwen.corp.example/a;b", "--model", "m 1"]).fails(
+        2,
+        "`aider` reads the key and base URL from its environment, which `setup` cannot change",
+        "run `qwenauth login team --base-url 'https://qwen.corp.example/a;b/v1' --model 'm 1' --api-key-stdin`, then \
+         `qwenauth exec -- aider`",
+    );
 }
 
 #[test]

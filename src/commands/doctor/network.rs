@@ -197,7 +197,10 @@ fn rejected(source: &CredentialSource, credential: &Credential, why: &str) -> Ch
     let has_regions = source.provider(credential).is_ok_and(|provider| !provider.regions.is_empty());
     let mut remedy = source.login_hint();
     if credential.kind == Kind::ApiKey && has_regions {
-        remedy += " with the key: this detects the region where the key is valid";
+        remedy += &match &source.given {
+            Some(given) => format!("; `{}` selects its region", given.region_setting()),
+            None => " with the key: this detects the region where the key is valid".to_owned(),
+        };
     }
     Check::fail("API", format!("rejects the login of `{}`: {why}", source.profile), remedy)
 }

@@ -169,6 +169,7 @@ fn login(source: &CredentialSource, stored: &Stored, is_active: bool) -> Check {
         (State::Refused, _) => {
             Check::fail("login", format!("the server rejected the refresh token of `{name}`"), source.login_hint())
         }
+        (_, Stored::Damaged(why)) if source.given.is_some() => Check::fail("login", why, source.login_hint()),
         (_, Stored::Damaged(why)) => {
             Check::fail("login", format!("the file of `{name}` is damaged: {why}"), source.login_hint())
         }

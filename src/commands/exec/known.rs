@@ -10,12 +10,15 @@ use crate::cli::ExecArgs;
 use crate::commands::tool_paths;
 use crate::credentials::Stored;
 use crate::environment::variable;
-use crate::error::{Failed, Failure, note};
-use crate::platform::processes;
+use crate::error::{Failed, Failure, note, printable};
+use crate::platform::{processes, tools};
 use crate::providers::{self, Provider};
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::setup::known_programs::{self, KnownProgram, Launch, Located, Need, Surroundings, Values};
+
+/// Maximum length of a command in a hint, in bytes: a prompt to a model is an argument too.
+const MAX_COMMAND: usize = 200;
 
 /// What a command is started with, in addition to the group.
 #[derive(Default)]
@@ -95,7 +98,7 @@ fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgra
     };
     let own_arguments = &args.command[own..];
     if let Some(need) = child.lacks(&values, own_arguments, provider.has_responses(&provider_url)) {
-        return Err(refused(session, &source.profile, &provider, child, need, &args.command).into());
+        return Err(refused(session, &source.profile, &provider, child, need, args.command.len()).into());
     }
     let around = Surroundings {
         tool_paths: &tool_paths(session)?,
@@ -121,15 +124,16 @@ fn refused(
     provider: &Provider,
     child: &KnownProgram,
     need: Need,
-    command: &[OsString],
+    own: usize,
 ) -> Failed {
+    let typed = |options: &[&str]| typed_with(options, &std::env::args_os().skip(1).collect::<Vec<_>>(), own);
     let (what, serves): (_, fn(&Provider) -> bool) = match need {
         Need::Model => {
             return Failed::new(
                 Failure::Other,
                 format!("{} needs a model, and profile `{profile}` has no default", child.title),
             )
-            .hint("name one: `qwenauth exec --model ID -- …`");
+            .hint(format!("name one: `{}`", typed(&["--model", "ID"])));
         }
         Need::Anthropic => ("an Anthropic endpoint", Provider::has_anthropic),
         Need::Responses => ("`/responses`", Provider::is_known_for_responses),
@@ -141,13 +145,34 @@ fn refused(
             child.title, provider.title
         ),
     );
-    let program = command[0].to_string_lossy();
     match able_profile(session, need) {
         Some(profile) => {
-            failed.hint(format!("profile `{profile}` can: `qwenauth exec --profile {profile} -- {program}`"))
+            let line = typed(&["--profile", &profile]);
+            failed.hint(match session.credential_variable() {
+                Some(variable) => format!("profile `{profile}` can: `unset {variable}`, then `{line}`"),
+                None => format!("profile `{profile}` can: `{line}`"),
+            })
         }
         None => failed.hint(providers::hint_to_log_in(serves)),
     }
+}
+
+/// The command line `words` with an option, `options`, in place of that of the same name. The program and its arguments,
+/// the last `own` words, stay as they are; `…` stands for them if they do not fit into a hint.
+fn typed_with(options: &[&str], words: &[OsString], own: usize) -> String {
+    let (before, command) = words.split_at(words.len().saturating_sub(own));
+    let mut before: Vec<String> = before.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    before.retain(|word| word != "--");
+    if let Some(at) = before.iter().position(|word| word == options[0]) {
+        before.drain(at..(at + 2).min(before.len()));
+    }
+    before.retain(|word| word.split_once('=').is_none_or(|(name, _)| name != options[0]));
+    before.extend(options.iter().map(|&word| word.to_owned()));
+    let before: Vec<String> = before.iter().map(|word| tools::quoted(word)).collect();
+    let is_whole = command.iter().all(|word| word.to_str().is_some_and(|word| printable(word) == word));
+    let command: Vec<String> = command.iter().map(|word| tools::quoted(&word.to_string_lossy())).collect();
+    let command = Some(command.join(" ")).filter(|command| is_whole && command.len() <= MAX_COMMAND);
+    format!("qwenauth {} -- {}", before.join(" "), command.as_deref().unwrap_or("…"))
 }
 
 /// A stored profile whose provider has what is required.

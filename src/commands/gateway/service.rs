@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen};
 use crate::commands::{absolute, print, print_json};
-use crate::environment::{API_KEY, variable};
+use crate::environment::{variable};
 use crate::error::{Failed, Failure, note, path_for_sh};
 use crate::gateway::key;
 use crate::installation::Installation;
@@ -58,12 +58,11 @@ const REWRITTEN: [&str; 7] =
 /// `certified`: the first name of the gateway's certificate.
 pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<String>) -> Result<()> {
     if let Some(variable) = session.credential_variable() {
-        let option = if variable == API_KEY { "--api-key-env QWENAUTH_API_KEY" } else { "--api-key-stdin <FILE" };
         return Failed::new(
             Failure::Usage,
             format!("a service cannot use `{variable}`, because it runs without this shell's variables"),
         )
-        .hint(format!("store the key with `qwenauth login PROVIDER {option}`, then unset the variable"))
+        .hint(format!("store the key with `{}`, then unset the variable", session.line_to_store_given_key()))
         .err();
     }
     let program = lasting_program()?;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result};
 use crate::cli::{Global, LoginArgs};
 use crate::credentials::Stored;
 use crate::error::{Failed, Failure, printable};
+use crate::platform::tools;
 use crate::profile::ProfileName;
 use crate::providers::{self, CUSTOM, Ci, Overrides, Provider, QWEN};
 use crate::say::{Screen, cell};
@@ -48,7 +49,10 @@ fn choose(
 ) -> Result<Provider> {
     let overrides = &session.config.overrides;
     if let Some(typed) = &args.provider {
-        return find(typed, session);
+        let named = named.map_or(typed.as_str(), ProfileName::as_str);
+        let own = args.base_url.as_ref().filter(|_| ProfileName::parse(named).is_ok());
+        let own = own.map(|url| format!("qwenauth login {CUSTOM} --profile {named} --base-url {}", tools::quoted(url)));
+        return find(typed, own.as_deref(), session);
     }
     if let Some(profile) = named {
         let source = session.source_of(profile);
@@ -117,8 +121,9 @@ fn row(provider: &Provider, surroundings: Surroundings) -> terminal::Row {
     terminal::Row { shown, names: format!("{} {}", provider.title, provider.aliases.join(" ")) }
 }
 
-/// The provider known as `typed`. A stored profile of that name takes precedence over an alias.
-fn find(typed: &str, session: &Session) -> Result<Provider> {
+/// The provider known as `typed`. A stored profile of that name takes precedence over an alias. `own`: what to type if it
+/// is a server of the user's own.
+fn find(typed: &str, own: Option<&str>, session: &Session) -> Result<Provider> {
     let overrides = &session.config.overrides;
     let is_name = providers::names(overrides).iter().any(|name| name == typed);
     if !is_name && session.config.paths.profiles()?.iter().any(|stored| stored.as_str() == typed) {
@@ -132,6 +137,13 @@ fn find(typed: &str, session: &Session) -> Result<Provider> {
     {
         return Failed::new(Failure::Usage, format!("unknown provider `{}`", printable(typed)))
             .hint("run `qwenauth providers` to list them; for a server of your own add `--base-url URL`")
+            .err();
+    }
+    if let (None, Some(near), Some(own)) =
+        (providers::name_of(typed, overrides), providers::nearest(typed, overrides), own)
+    {
+        return Failed::new(Failure::Usage, format!("unknown provider `{}`", printable(typed)))
+            .hint(format!("{near} for a server of your own: `{own}`"))
             .err();
     }
     providers::find_by_any_name(typed, overrides)

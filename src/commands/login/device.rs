@@ -16,8 +16,8 @@ use crate::credentials::{
 };
 use crate::error::{Failed, Failure, Reason, note, printable};
 use crate::http::{self, Network};
-use crate::oauth::AuthorizationServer;
 use crate::oauth::device::{self, Authorization};
+use crate::oauth::{AuthorizationServer, not_in_time};
 use crate::platform::lock::FileLock;
 use crate::platform::signals::DeferredSignals;
 use crate::providers::Practice;
@@ -42,7 +42,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
     let deadline = args.timeout.map_or(expires, |timeout| expires.min(Instant::now() + timeout));
     show(attempt, &authorization, server.token_endpoint.host_str().unwrap_or_default(), &remarks)?;
     if args.no_wait {
-        note("waiting for approval; finish with `qwenauth login --resume`");
+        note(&format!("waiting for approval; finish with `{}`", attempt.line_to_resume()));
         return Ok(());
     }
     let opened = !joined && authorization.may_be_opened() && attempt.open_browser(authorization.url());
@@ -179,7 +179,7 @@ fn wait_for_turn(
             return Ok(PollTurn::Ours(lock));
         }
         if DeferredSignals::noted() || Instant::now() >= deadline {
-            return device::not_approved().err();
+            return not_in_time().err();
         }
         thread::sleep(POLL_INTERVAL);
     }

@@ -27,7 +27,7 @@ pub(super) fn check_owner(attempt: &Attempt, secret: &Secret) -> Result<()> {
             provider.name
         ),
     )
-    .hint(format!("run `qwenauth login {}`", foreign.owner()))
+    .hint(format!("run `{}`", attempt.line_for(foreign.owner())))
     .err()
 }
 
@@ -124,8 +124,8 @@ fn remedy(attempt: &Attempt, secret: &Secret, asked: &[Option<String>]) -> Strin
     if let Some(foreign) = providers::foreign_key(secret, provider, &attempt.session.config.overrides) {
         let (prefix, names) = (&foreign.prefix, foreign.owners());
         return format!(
-            "a key that starts with `{prefix}` belongs to {names}: run `qwenauth login {}`",
-            foreign.owner()
+            "a key that starts with `{prefix}` belongs to {names}: run `{}`",
+            attempt.line_for(foreign.owner())
         );
     }
     if secret.expose() == NO_KEY {

@@ -19,7 +19,7 @@ use self::screen::ApprovalScreen;
 use super::print_json;
 use crate::cli::{Global, LoginArgs, StoreChoice};
 use crate::credentials::{Credential, CredentialSource, Stored};
-use crate::error::{Failed, Failure, Report, note};
+use crate::error::{Failed, Failure, Reason, Report, note};
 use crate::platform::tools;
 use crate::profile::{ProfileName, SecretStore};
 use crate::providers::Provider;
@@ -92,14 +92,17 @@ fn log_in(args: &LoginArgs, global: &Global, session: &Session) -> Result<()> {
     match method {
         Method::Key => return key::log_in(&attempt),
         Method::Workload => return workload::log_in(&attempt),
-        Method::Device if attempt.changes_model_only() => return device::change_model(&attempt),
+        Method::Device if attempt.changes_model_only() => {
+            return device::change_model(&attempt).map_err(|error| attempt.with_another(error));
+        }
         Method::Device | Method::OpenRouter => {}
     }
     if !attempt.asks_for_a_new_login() && attempt.keeps_existing()? {
         return Ok(());
     }
     attempt.check_writable(attempt.keep_in)?;
-    if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) }
+    let outcome = if method == Method::Device { device::log_in(&attempt) } else { openrouter::log_in(&attempt) };
+    outcome.map_err(|error| attempt.with_another(error))
 }
 
 /// What is stored. A keyring that does not give its secret out is no obstacle where another takes its place.
@@ -187,9 +190,48 @@ impl Attempt<'_> {
     /// What to type for a login like this one.
     fn command_line(&self) -> String {
         let provider = &self.provider.name;
+        if self.args.provider.is_none() && self.profile.is_qwen() {
+            return "qwenauth login".to_owned();
+        }
         let profile =
             if self.profile.as_str() == provider { String::new() } else { format!(" --profile {}", self.profile) };
         format!("qwenauth login {provider}{profile}")
+    }
+
+    /// What to type to complete this login once it is approved.
+    fn line_to_resume(&self) -> String {
+        let LoginArgs { model, store, no_verify, .. } = self.args;
+        let mut line = self.command_line();
+        if let Some(model) = model {
+            line += &format!(" --model {}", tools::quoted(model));
+        }
+        if let Some(store) = store {
+            line += &format!(" --store {}", SecretStore::from(*store).name());
+        }
+        if *no_verify {
+            line += " --no-verify";
+        }
+        line + " --resume"
+    }
+
+    /// What to type to log in to another provider instead, with the profile that was named.
+    fn line_for(&self, provider: &str) -> String {
+        let profile = self.session.named().map(|profile| format!(" --profile {profile}")).unwrap_or_default();
+        let provider = tools::quoted(provider);
+        format!("qwenauth login {provider}{profile}")
+    }
+
+    /// `error` with what to type for another attempt, if this one was denied or has expired.
+    fn with_another(&self, error: anyhow::Error) -> anyhow::Error {
+        let (login, failed) = match error.downcast::<Failed>() {
+            Ok(failed) => (self.command_line(), failed),
+            Err(error) => return error,
+        };
+        match failed.reason {
+            Some(Reason::Denied) => failed.hint(format!("run `{login}` again if that was a mistake")).into(),
+            Some(Reason::Expired) => failed.hint(format!("run `{login}` again for a new code")).into(),
+            _ => failed.into(),
+        }
     }
 
     /// Checks that the login could be stored, before anything is asked for it.

@@ -92,7 +92,7 @@ fn begin(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
         pending
     };
     show(attempt, &pending.url, Instant::now() + pending.left(now))?;
-    note(&format!("the login is pending; `{} --resume` completes it", attempt.command_line()));
+    note(&format!("the login is pending; `{}` completes it", attempt.line_to_resume()));
     Ok(())
 }
 
@@ -165,7 +165,7 @@ fn read(attempt: &Attempt, deadline: Instant) -> Result<Granted> {
         Some((prefix, owners)) => {
             let names = owners.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
             let message = format!("text that starts with `{prefix}` is an API key of {names}; it was not sent");
-            Failed::new(Failure::Usage, message).hint(format!("run `qwenauth login {}`", owners[0])).err()
+            Failed::new(Failure::Usage, message).hint(format!("run `{}`", attempt.line_for(&owners[0]))).err()
         }
     }
 }
@@ -202,9 +202,6 @@ fn read_line(deadline: Instant) -> Result<Secret> {
     })?;
     match receiver.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
         Ok(line) => Ok(line?),
-        Err(_) => Failed::new(Failure::LoginRequired, "timed out waiting for the code")
-            .because(Reason::Expired)
-            .hint("log in again")
-            .err(),
+        Err(_) => Failed::new(Failure::LoginRequired, "timed out waiting for the code").because(Reason::Expired).err(),
     }
 }

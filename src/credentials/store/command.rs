@@ -138,7 +138,7 @@ pub(crate) fn key_of(source: &CredentialSource, command: &str, provider: &Provid
 
 fn not_a_key(program: &str, why: &str) -> Failed {
     Failed::new(Failure::LoginRequired, format!("the key command `{program}` printed no key: {why}"))
-        .hint("make it print only the key, for example `sh -c 'pass show qwen | head -n 1'`")
+        .hint("make it print only the key, for example `--api-key-command 'sh -c \"pass show qwen | head -n 1\"'`")
 }
 
 /// The command without the variables that hold a key of this profile.

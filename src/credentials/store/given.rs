@@ -128,6 +128,22 @@ impl GivenKey {
         }
     }
 
+    /// What replaces a key that is missing or not valid.
+    pub(in super::super) fn remedy(&self) -> String {
+        match &self.place {
+            Place::File(path) => format!("put a valid key into `{}`", path.display()),
+            Place::Value(_) => format!("replace the key in `{0}`, or `unset {0}`", self.shown()),
+        }
+    }
+
+    /// The setting that selects the region of the key.
+    pub(crate) fn region_setting(&self) -> &'static str {
+        match self.holder {
+            Holder::Variable(_) => "QWENAUTH_REGION",
+            Holder::Config => "default_region",
+        }
+    }
+
     fn owner(&self) -> Result<&Owner> {
         self.owner.as_ref().map_err(|failed| failed.clone().into())
     }

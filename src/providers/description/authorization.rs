@@ -93,7 +93,9 @@ impl Provider {
         let text = match (&oauth.client_secret_file, &oauth.client_secret_env) {
             // Its target must not depend on the working directory, which may be a cloned repository.
             (Some(file), _) if !Path::new(file).is_absolute() => {
-                return failed(format!("is in `{file}`, which is not an absolute path")).err();
+                return failed(format!("is in `{file}`, which is not an absolute path"))
+                    .hint("start it with `/` or `~/`")
+                    .err();
             }
             (Some(file), _) => match files::read(Path::new(file), Privacy::Secret)? {
                 Content::Bytes(bytes) => match std::str::from_utf8(&bytes) {
