@@ -26,7 +26,7 @@ Environment:
                            with its password
   QWENAUTH_LANG            language of messages: en, zh or ru
                            (default: the terminal's locale)
-  QWENAUTH_LOG             log to stderr: off, error, warn, info, debug or trace
+  QWENAUTH_LOG             log to stderr: off, error, warn, info, debug, trace
   QWENAUTH_CA_FILE         certificates (PEM) to trust in addition to the
                            system's
   SSL_CERT_FILE, SSL_CERT_DIR
