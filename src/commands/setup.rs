@@ -225,6 +225,10 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     }
     let gateway_key = args.gateway.map(|_| GatewayKey::File(session.config.paths.gateway_key()));
     let anthropic = provider.anthropic(&base_url);
+    let is_claude_code = args.tool.as_deref().is_some_and(|tool| matches!(tool, "claude-code" | "claude"));
+    if anthropic.is_none() && is_claude_code && provider.is_own_server() {
+        return Err(provider.unknown_anthropic("Claude Code", &source.profile).into());
+    }
     Ok(Access {
         profile: source.profile.clone(),
         // The gateway serves it at its own root.

@@ -328,6 +328,11 @@ impl Provider {
         &self.headers
     }
 
+    /// Whether nothing but its base URL is known: a server of the user's own.
+    pub(crate) fn is_own_server(&self) -> bool {
+        self.base_url.is_empty() || !super::is_built_in(&self.name)
+    }
+
     pub(crate) fn label(&self) -> &str {
         self.label.as_deref().unwrap_or(&self.title)
     }

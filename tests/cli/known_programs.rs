@@ -291,6 +291,18 @@ fn a_program_that_cannot_work_with_the_profile_is_rejected_and_one_that_can_is_n
     for program in ["codex", "claude"] {
         machine.run(["exec", "--profile", "custom", "--", program]).exits(1).any_stderr();
     }
+    let own = Machine::new().with_stand_ins(&["claude"]);
+    let own = own.with_key("custom", &["--base-url", "https://models.example/v1", "--profile", "team"]);
+    for command in [&["exec", "--model", "m", "--", "claude"][..], &["setup", "claude-code", "--model", "m"]] {
+        own.run([&["--profile", "team"], command].concat()).fails(
+            1,
+            "Claude Code needs an Anthropic endpoint, and none is known of the server of profile `team`",
+            "if it has one, write `anthropic = \"/\"` under `[providers.custom]` in config.toml",
+        );
+    }
+    let own = own.configured("[providers.custom]\nanthropic = \"/\"\n");
+    let started = own.run(["--profile", "team", "exec", "--model", "m", "--", "claude"]).any_stdout().any_stderr();
+    assert!(started.stdout.contains("ANTHROPIC_BASE_URL=https://models.example\n"), "{started}");
     machine.run(["exec", "--profile", "custom", "--", "codex"]).fails(
         1,
         "Codex needs a model, and profile `custom` has no default",

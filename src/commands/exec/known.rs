@@ -135,6 +135,9 @@ fn refused(
             )
             .hint(format!("name one: `{}`", typed(&["--model", "ID"])));
         }
+        Need::Anthropic if provider.is_own_server() && able_profile(session, need).is_none() => {
+            return provider.unknown_anthropic(&child.title, profile);
+        }
         Need::Anthropic => ("an Anthropic endpoint", Provider::has_anthropic),
         Need::Responses => ("`/responses`", Provider::is_known_for_responses),
     };

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::Provider;
+use crate::error::{Failed, Failure};
 use crate::http::is_loopback;
 
 /// The provider's endpoint of Anthropic's protocol.
@@ -64,6 +65,14 @@ impl Provider {
     /// Whether it has that endpoint at its own base URL.
     pub(crate) fn has_anthropic(&self) -> bool {
         self.anthropic(&self.base_url).is_some()
+    }
+
+    /// What to say where a tool needs that endpoint of a server of the user's own: only the user knows whether it has one.
+    pub(crate) fn unknown_anthropic(&self, tool: &str, profile: &str) -> Failed {
+        let message =
+            format!("{tool} needs an Anthropic endpoint, and none is known of the server of profile `{profile}`");
+        Failed::new(Failure::Other, message)
+            .hint(format!("if it has one, write `anthropic = \"/\"` under `[providers.{}]` in config.toml", self.name))
     }
 
     /// How the endpoint of [`Self::anthropic`] expects the key.
