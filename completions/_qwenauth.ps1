@@ -102,7 +102,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
         }
         'qwenauth;token' {
             [CompletionResult]::new('--min-ttl', '--min-ttl', [CompletionResultType]::ParameterName, 'Minimum remaining lifetime of the token (default: 30s)')
-            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'format')
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'Output format')
             [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--short-lived', '--short-lived', [CompletionResultType]::ParameterName, 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')

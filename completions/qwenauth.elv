@@ -94,7 +94,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
         }
         &'qwenauth;token'= {
             cand --min-ttl 'Minimum remaining lifetime of the token (default: 30s)'
-            cand --format 'format'
+            cand --format 'Output format'
             cand --profile 'Use this profile instead of the active one'
             cand --short-lived 'Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)'
             cand -h 'Print help (see more with ''--help'')'

@@ -77,7 +77,7 @@ module completions {
   # Print a valid access token, renewing it if necessary
   export extern "qwenauth token" [
     --min-ttl: string         # Minimum remaining lifetime of the token (default: 30s)
-    --format: string@"nu-complete qwenauth token format"
+    --format: string@"nu-complete qwenauth token format" # Output format
     --short-lived             # Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)
     --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
@@ -347,7 +347,7 @@ module completions {
   # Print a shell completion script
   export extern "qwenauth completions" [
     --help(-h)                # Print help
-    shell: string@"nu-complete qwenauth completions shell"
+    shell: string@"nu-complete qwenauth completions shell" # The shell
   ]
 
   # Print this message or the help of the given subcommand(s)

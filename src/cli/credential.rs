@@ -26,10 +26,11 @@ const SCRIPTS: &str = "Scripts and CI";
   qwenauth login custom --base-url http://127.0.0.1:8000/v1 --model qwen3-32b
   qwenauth login openrouter --workload-identity --policy ID
                                   in a CI job, with no stored secret
-  qwenauth login team --base-url https://qwen.example.com/v1 --api-key-stdin
+  qwenauth login team --base-url https://qwen.example.com/v1 --model ID
                                   a server under a name of your choice
   qwenauth login --json           events for a script, one JSON object a line
-  qwenauth login --no-wait --json after the approval: qwenauth login --resume
+  qwenauth login --no-wait        print the code and exit
+  qwenauth login --resume         finish that login after the approval
 
 Running `login` again while one is pending shows the same code.")]
 pub(crate) struct LoginArgs {
@@ -183,6 +184,7 @@ pub(crate) struct TokenArgs {
     /// Minimum remaining lifetime of the token (default: 30s)
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) min_ttl: Option<Duration>,
+    /// Output format
     #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
     pub(crate) format: TokenFormat,
     /// Use a short-lived key (at most 30 min) created from the stored one (`dashscope` only)

@@ -12,7 +12,7 @@ use super::value::{Bound, bound, duration};
                   their usage; a change applies from the next request on. Only a hash of a key is stored.
 
 Examples:
-  qwenauth keys create ann --owner ann@example.com --budget '20 USD/month'
+  qwenauth keys create ann --owner ann@example.com --rpm 60
   qwenauth keys create ci --models 'qwen3-coder*' --parallel 4 --expires 90d
   qwenauth gateway --keys
   qwenauth keys list
@@ -68,7 +68,7 @@ pub(crate) struct CreateKeyArgs {
 
 /// The limits of a key.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Limits (`none` removes one)")]
+#[command(next_help_heading = "Limits")]
 pub(crate) struct KeyLimitOptions {
     /// Owner of the key: a name or an address
     #[arg(long, value_name = "TEXT")]
@@ -108,7 +108,7 @@ pub(crate) struct KeyLimitOptions {
 
 Examples:
   qwenauth keys list
-  qwenauth keys list --json | jq -r '.keys[] | select(.state==\"active\").name'")]
+  qwenauth keys list --json | jq -r '.keys[] | .name + \" \" + .state'")]
 pub(crate) struct ListKeysArgs {
     #[command(flatten)]
     pub(crate) no_profile: NoProfile,
@@ -119,12 +119,14 @@ pub(crate) struct ListKeysArgs {
 
 /// Change the limits of a key, from the next request on
 #[derive(Debug, Args)]
-#[command(after_help = "Only the given limits change. `--models` and `--profiles` replace the whole list.
+#[command(
+    after_help = "Only the given limits change; `none` removes one. `--models` and `--profiles` replace the whole list.
 
 Examples:
   qwenauth keys set ann --rpm 120 --budget '50 USD/month'
   qwenauth keys set ci --rpm none --models 'qwen3-*'
-  qwenauth keys set ci --expires 30d")]
+  qwenauth keys set ci --expires 30d"
+)]
 pub(crate) struct SetKeyArgs {
     #[command(flatten)]
     pub(crate) no_profile: NoProfile,

@@ -169,11 +169,12 @@ pub(crate) struct SandboxArgs {
   qwenauth completions bash > \\
     ~/.local/share/bash-completion/completions/qwenauth
 
-  mkdir -p ~/.zfunc    # and in ~/.zshrc, before compinit: fpath+=~/.zfunc
-  qwenauth completions zsh > ~/.zfunc/_qwenauth
-
   mkdir -p ~/.config/fish/completions
   qwenauth completions fish > ~/.config/fish/completions/qwenauth.fish
+
+With `fpath+=~/.zfunc` in ~/.zshrc, before `compinit`:
+  mkdir -p ~/.zfunc
+  qwenauth completions zsh > ~/.zfunc/_qwenauth
 
 In the start-up file of PowerShell, elvish or nushell:
   qwenauth completions powershell | Out-String | Invoke-Expression
@@ -182,6 +183,7 @@ In the start-up file of PowerShell, elvish or nushell:
 pub(crate) struct CompletionsArgs {
     #[command(flatten)]
     pub(crate) no_profile: NoProfile,
+    /// The shell
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }

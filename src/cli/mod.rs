@@ -240,6 +240,39 @@ mod tests {
         }
     }
 
+    /// Behind two spaces is a remark, which is no part of the command.
+    #[test]
+    fn every_example_is_a_command_and_its_remark_stands_apart() {
+        fn check(command: &clap::Command, count: &mut usize) {
+            let help = command.get_after_long_help().or_else(|| command.get_after_help());
+            let help = help.map(ToString::to_string).unwrap_or_default();
+            for line in help.lines() {
+                assert!(!line.split(' ').any(|word| word.starts_with('#')), "a shell may have no comments: {line}");
+                let example = line.strip_prefix("  ").and_then(|line| line.split("  ").next()).unwrap_or_default();
+                // What needs a shell is tried elsewhere.
+                if !example.starts_with("qwenauth ") || example.contains(['|', '>', '$', '"', '\\']) {
+                    continue;
+                }
+                let parts = example.split('\'').enumerate();
+                let words = parts.flat_map(|(at, part)| match at % 2 {
+                    0 => part.split_whitespace().collect(),
+                    _ => vec![part],
+                });
+                let parsed = Cli::try_parse_from(words.collect::<Vec<_>>());
+                assert!(
+                    parsed.is_ok(),
+                    "{example}: {}",
+                    parsed.err().map(|error| error.to_string()).unwrap_or_default()
+                );
+                *count += 1;
+            }
+            command.get_subcommands().for_each(|command| check(command, count));
+        }
+        let mut count = 0;
+        check(&Cli::command(), &mut count);
+        assert!(count > 50, "{count}");
+    }
+
     #[test]
     fn a_hint_about_an_argument_leads_somewhere() {
         let told = |line: &str| {

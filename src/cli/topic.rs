@@ -18,12 +18,18 @@ Environment:
                            (default: detected once)
   QWENAUTH_HOME            one directory for config, data and state
                            (default: the XDG directories)
+  XDG_CONFIG_HOME, XDG_DATA_HOME, XDG_STATE_HOME
+                           base directories of config, data and state
+                           (default: `~/.config`, `~/.local/share` and
+                           `~/.local/state`)
   QWEN_HOME                directory of Qwen Code's `oauth_creds.json`
                            (default: `~/.qwen`)
   QWENAUTH_QWEN_OAUTH_URL  the Qwen OAuth server
                            (default: https://chat.qwen.ai)
   QWENAUTH_SHARED_URL      the Redis or Valkey server of `gateway --shared`,
                            with its password
+  QWENAUTH_TEAM_KEY        the key that a tool reads after
+                           `setup TOOL --gateway-url URL`
   QWENAUTH_LANG            language of messages: en, zh or ru
                            (default: the terminal's locale)
   QWENAUTH_LOG             log to stderr: off, error, warn, info, debug, trace
@@ -34,6 +40,15 @@ Environment:
   HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY
                            proxies; never used for loopback
   BROWSER                  the browser that `login` opens
+  OPENCODE_CONFIG, OPENCODE_CONFIG_DIR, CODEX_HOME, CLAUDE_CONFIG_DIR
+                           where these tools, and so `setup`, have their files
+  CI                       set in a CI job: `login` opens no browser, and plans
+                           that forbid unattended use cause a warning
+  GITHUB_ACTIONS           `true` in a job of GitHub Actions, where
+                           `env --format github` works
+  ACTIONS_ID_TOKEN_REQUEST_URL, ACTIONS_ID_TOKEN_REQUEST_TOKEN
+                           set by GitHub Actions for `--workload-identity`
+  COLUMNS                  width of the output (default: the terminal's)
   NO_COLOR, CLICOLOR_FORCE
                            disable color, force color"
     };

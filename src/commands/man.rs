@@ -36,15 +36,9 @@ Examples:
     curl -H @- \"$OPENAI_BASE_URL/models\"'";
 
 pub(crate) fn run(directory: &Path) -> Result<()> {
-    let mut main = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
-    main.build();
+    let main = main_command();
     std::fs::create_dir_all(directory).with_context(|| format!("cannot create `{}`", directory.display()))?;
-    let is_shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
-    let mut commands: Vec<&Command> = vec![&main];
-    for command in main.get_subcommands().filter(is_shown) {
-        commands.push(command);
-        commands.extend(command.get_subcommands().filter(is_shown));
-    }
+    let commands = with_a_page(&main);
     for command in &commands {
         let others = commands.iter().map(|other| page_name(other)).filter(|other| *other != page_name(command));
         let text = page(command, &others.collect::<Vec<_>>())?;
@@ -52,6 +46,22 @@ pub(crate) fn run(directory: &Path) -> Result<()> {
         PendingFile::reserve(&path, text.len(), Privacy::Open)?.write(text.as_bytes())?;
     }
     Ok(())
+}
+
+fn main_command() -> Command {
+    let mut main = Cli::command().disable_help_subcommand(true).subcommand_help_heading("COMMANDS");
+    main.build();
+    main
+}
+
+fn with_a_page(main: &Command) -> Vec<&Command> {
+    let is_shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
+    let mut commands = vec![main];
+    for command in main.get_subcommands().filter(is_shown) {
+        commands.push(command);
+        commands.extend(command.get_subcommands().filter(is_shown));
+    }
+    commands
 }
 
 /// `qwenauth-login` for `qwenauth login`.
@@ -73,6 +83,8 @@ fn page(command: &Command, see_also: &[&str]) -> Result<String> {
     page.control("SH", ["NAME"]).text([roman(format!("{} - {about}", page_name(command)))]);
     page.control("SH", ["SYNOPSIS"]).text([roman(usage.trim_start_matches("Usage: "))]);
     page.control("SH", ["DESCRIPTION"]).text([roman(format!("{about}."))]);
+    let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+    sections(&mut page, long.lines().skip(1));
     let help = command.get_after_long_help().or_else(|| command.get_after_help());
     let help = help.map(ToString::to_string).unwrap_or_default();
     // Prose comes before the first heading, and options between the two.
@@ -82,7 +94,8 @@ fn page(command: &Command, see_also: &[&str]) -> Result<String> {
     }
     sections(&mut page, help.lines().take(headed));
 
-    let man = Man::new(command.clone());
+    // Of an option that `-h` leaves out, a page would have no text.
+    let man = Man::new(command.clone().mut_args(|option| option.hide_short_help(false)));
     let mut options = Vec::new();
     man.render_options_section(&mut options)?;
     if command.has_subcommands() {
@@ -106,28 +119,31 @@ fn page(command: &Command, see_also: &[&str]) -> Result<String> {
     Ok([definitions, title, embolden(&body)].concat())
 }
 
+/// The headings of help. Another line that ends in a colon introduces the lines below it.
+const HEADINGS: [&str; 4] = ["Environment:", "Examples:", "Exit codes:", "Files:"];
+
 fn is_heading(line: &str) -> bool {
-    line.ends_with(':') && !line.starts_with(' ')
+    HEADINGS.contains(&line)
 }
 
-/// Help text: headings, examples unchanged, prose, and lists of terms indented by two spaces, each with its text after
-/// two more spaces or on lines indented further.
+/// Help text: headings, examples and other code unchanged, prose, and lists of terms indented by two spaces, each with its
+/// text after two more spaces or on lines indented further.
 fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
-    let mut in_examples = false;
+    let mut in_code = false;
     let mut after_blank = false;
     for line in lines {
-        if in_examples && !line.starts_with(' ') && !line.is_empty() {
+        if in_code && !line.starts_with(' ') && !line.is_empty() {
             page.control("fi", []);
-            in_examples = false;
+            in_code = false;
         }
         if is_heading(line) {
             let title = if line == "Exit codes:" { "EXIT STATUS" } else { line.trim_end_matches(':') };
             page.control("SH", [title.to_uppercase().as_str()]);
-            in_examples = line == "Examples:";
-            if in_examples {
+            in_code = line == "Examples:";
+            if in_code {
                 page.control("nf", []);
             }
-        } else if in_examples {
+        } else if in_code {
             if !line.is_empty() {
                 page.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
             }
@@ -142,10 +158,14 @@ fn sections<'a>(page: &mut Roff, lines: impl Iterator<Item = &'a str>) {
                 page.control("PP", []);
             }
             page.text([roman(line.trim_start())]);
+            in_code = line.ends_with(':') && !line.starts_with(' ');
+            if in_code {
+                page.control("nf", []);
+            }
         }
         after_blank = line.is_empty();
     }
-    if in_examples {
+    if in_code {
         page.control("fi", []);
     }
 }
@@ -172,4 +192,50 @@ fn embolden(page: &str) -> String {
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Letters and digits, which neither fonts nor escapes nor line breaks change.
+    fn plain(text: &str) -> String {
+        let text = ["\\fB", "\\fI", "\\fR", "\\*(Aq"].iter().fold(text.to_owned(), |text, font| text.replace(font, ""));
+        text.chars().filter(|character| character.is_alphanumeric()).collect()
+    }
+
+    #[test]
+    fn no_option_is_without_a_text_and_a_page_has_all_that_help_has() {
+        let main = main_command();
+        for command in with_a_page(&main) {
+            let name = page_name(command);
+            let page = plain(&page(command, &[]).unwrap());
+            let about = command.get_long_about().or_else(|| command.get_about());
+            let after = command.get_after_long_help().or_else(|| command.get_after_help());
+            let mut texts: Vec<String> = about.into_iter().chain(after).map(ToString::to_string).collect();
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                let text = argument.get_long_help().or_else(|| argument.get_help());
+                texts.push(text.unwrap_or_else(|| panic!("{name}: {} has no text", argument.get_id())).to_string());
+            }
+            for line in texts.iter().flat_map(|text| text.lines()).filter(|line| !is_heading(line)) {
+                assert!(page.contains(&plain(line)), "{name} lacks: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_that_introduces_others_is_no_heading() {
+        let mut page = Roff::new();
+        sections(
+            &mut page,
+            ["In a file:", "  a = 1", "", "Exit codes:", "  0  done,", "     that is:", "     no error"].into_iter(),
+        );
+        let text = page.render();
+        assert!(
+            text.ends_with(
+                "In a file:\n.nf\na = 1\n.fi\n.SH \"EXIT STATUS\"\n.TP\n\\fB0\\fR\ndone,\nthat is:\nno error\n"
+            ),
+            "{text}"
+        );
+    }
 }

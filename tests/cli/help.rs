@@ -1,5 +1,8 @@
 //! Help: topics beside the commands, and what users of other tools type first.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use crate::machine::Machine;
 
 #[test]
@@ -10,6 +13,59 @@ fn help_topics_can_be_printed_alone() {
         assert!(shown.starts_with(first), "{shown}");
         assert!(whole.contains(shown.trim_end()), "{topic} is part of `--help`");
     }
+}
+
+/// Variables that a system, a session or a terminal sets, or qwenauth for its children, and nobody for qwenauth.
+const SET_BY_OTHERS: [&str; 12] = [
+    "DBUS_SESSION_BUS_ADDRESS",
+    "GITLAB_CI",
+    "MSYSTEM",
+    "PATH",
+    "QWENAUTH_ACCESS_TOKEN",
+    "QWENAUTH_KEY_COMMAND_OF",
+    "QWENAUTH_ZED_API_KEY",
+    "REQUEST_METHOD",
+    "SHELL",
+    "TERM",
+    "XDG_RUNTIME_DIR",
+    "ZDOTDIR",
+];
+
+#[test]
+fn the_topic_on_the_environment_has_every_variable_that_the_source_reads() {
+    let topic = Machine::new().run(["help", "environment"]).any_stdout().stdout.clone();
+    let listed: Vec<&str> =
+        topic.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_')).collect();
+    let mut count = 0;
+    for file in sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let calls = ["variable(\"", "variable_or_empty(\"", "\"QWENAUTH_", "\"XDG_"];
+        for (call, rest) in calls.iter().flat_map(|call| code.split(call).skip(1).map(move |rest| (call, rest))) {
+            let prefix = call.rsplit_once('"').unwrap().1;
+            let Some((name, _)) = rest.split_once('"') else { continue };
+            let name = format!("{prefix}{name}");
+            let is_name = name.chars().all(|character| character.is_ascii_uppercase() || character == '_');
+            if !is_name
+                || name.ends_with('_')
+                || name.starts_with("QWENAUTH_BUILD_")
+                || SET_BY_OTHERS.contains(&name.as_str())
+            {
+                continue;
+            }
+            assert!(listed.contains(&name.as_str()), "{}: {name}", file.display());
+            count += 1;
+        }
+    }
+    assert!(count > 30, "{count}");
+}
+
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+        .collect()
 }
 
 #[test]
