@@ -444,4 +444,17 @@ mod tests {
         assert_eq!(edited("profile = \"work\" # mine"), None);
         assert!(with_profile("[profile]\n", &name).is_err());
     }
+
+    #[test]
+    fn the_example_of_a_config_has_every_key() {
+        let example: toml::Table = toml::from_str(include_str!("../../docs/config.example.toml")).unwrap();
+        let of = |table: &toml::Table| table.keys().cloned().collect::<std::collections::BTreeSet<_>>();
+        let known = |keys: &[&str]| keys.iter().map(|&key| key.to_owned()).collect::<std::collections::BTreeSet<_>>();
+        let table = |name: &str| example[name].as_table().unwrap();
+        assert_eq!(of(&example), known(&KEYS));
+        assert_eq!(of(table("hooks")), known(&hooks::NAMES));
+        assert_eq!(of(table("fallback")), known(&["models", "profiles"]));
+        assert_eq!(of(table("team")), known(&team::TEAM_KEYS));
+        assert_eq!(of(table("team")["issuers"][0].as_table().unwrap()), known(&team::ISSUER_KEYS));
+    }
 }

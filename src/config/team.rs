@@ -12,11 +12,11 @@ use crate::http;
 use crate::keys::IssuerRule;
 
 /// The keys of `[team]`.
-const TEAM_KEYS: [&str; 8] =
+pub(super) const TEAM_KEYS: [&str; 8] =
     ["issuers", "namespace", "on_loss", "password_file", "plain_redis", "secret_file", "shared", "timeout"];
 
 /// The keys of an entry of `[[team.issuers]]`.
-const ISSUER_KEYS: [&str; 5] = ["audience", "claims", "issuer", "key", "owner"];
+pub(super) const ISSUER_KEYS: [&str; 5] = ["audience", "claims", "issuer", "key", "owner"];
 
 /// Maximum of `timeout`: how long a request may wait for an unreachable server.
 const MAX_TIMEOUT: Duration = Duration::from_secs(10);

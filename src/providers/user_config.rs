@@ -235,4 +235,36 @@ mod tests {
         };
         super::super::find("x", &overrides).unwrap();
     }
+
+    #[test]
+    fn the_example_of_a_config_has_every_key() {
+        let example: toml::Table = toml::from_str(include_str!("../../docs/config.example.toml")).unwrap();
+        let providers: Vec<&toml::Table> =
+            example["providers"].as_table().unwrap().values().filter_map(toml::Value::as_table).collect();
+        let tables = |name: &str| -> Vec<&toml::Table> {
+            match name.strip_suffix(".*") {
+                _ if name.is_empty() => providers.clone(),
+                Some(name) => providers
+                    .iter()
+                    .filter_map(|provider| provider.get(name)?.as_table())
+                    .flat_map(|tables| tables.values().filter_map(toml::Value::as_table))
+                    .collect(),
+                // The keys of an issuer are usually beside the others.
+                None if name == "oauth" => {
+                    let own = providers.iter().filter_map(|provider| provider.get(name)?.as_table());
+                    own.chain(providers.iter().copied()).collect()
+                }
+                None => providers.iter().filter_map(|provider| provider.get(name)?.as_table()).collect(),
+            }
+        };
+        for (name, keys) in KEYS {
+            for key in keys {
+                assert!(
+                    tables(name).iter().any(|table| table.contains_key(*key)),
+                    "`{key}` of `[providers.NAME.{name}]`"
+                );
+            }
+        }
+        assert_eq!(check_keys(example["providers"].as_table().unwrap(), "the example"), Vec::<String>::new());
+    }
 }

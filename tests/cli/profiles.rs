@@ -270,7 +270,7 @@ fn unknown_keys_under_a_provider_name_the_nearest() {
 fn the_example_of_a_config_is_understood() {
     let example = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/config.example.toml")).unwrap();
     let machine = Machine::new().configured(&example);
-    for provider in ["qwen", "openrouter", "desk", "corp", "plain", "huggingface"] {
+    for provider in ["qwen", "openrouter", "desk", "corp", "plain", "huggingface", "custom", "company"] {
         drop(machine.run(["providers", provider, "--json"]).any_stdout());
     }
     let outcome = machine.run(["providers", "openrouter"]).any_stdout();
