@@ -32,6 +32,7 @@ mod granted;
 mod help;
 mod hosts;
 mod issuer;
+mod json_fields;
 mod key_command;
 mod key_file;
 mod key_places;

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::upstream::{Gateway, Upstream, error, fine, logged_in};
 use crate::faults::preloaded;
+use crate::json_fields::assert_listed;
 use crate::machine::{Machine, until};
 use crate::server::{Ask, Reply};
 
@@ -45,6 +46,7 @@ fn only_event(gateways: Vec<Gateway>, seen: &Path) -> Value {
     let event: Value = serde_json::from_str(line.strip_prefix("0 ").expect("no secret")).unwrap();
     assert_eq!(event["schema"], 1);
     assert!(event["time"].as_str().is_some_and(|time| time.ends_with('Z')), "{event}");
+    assert_listed("hooks", event["event"].as_str().unwrap(), &event);
     event
 }
 

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, error, fine, logged_in, reply, until_closed};
+use crate::json_fields::assert_listed;
 use crate::machine::{Machine, has_programs, possible, until};
 use crate::pseudo_terminal::PseudoTerminal;
 use crate::run::Running;
@@ -278,6 +279,7 @@ fn each_request_has_a_line_in_the_log_with_names_counts_and_times_and_no_secret(
     left.read_until("data: 1");
     drop(left);
     let lines = logged(&log, 3);
+    assert_listed("gateway --log FILE", ".", &lines[0]);
     let keys: Vec<_> = lines[0].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
         keys,

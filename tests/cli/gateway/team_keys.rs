@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::upstream::{
     Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, logged_in_at, until_closed,
 };
+use crate::json_fields::assert_listed;
 use crate::machine::{Machine, each_path, has_programs, until};
 
 /// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
@@ -623,6 +624,7 @@ fn usage_by_key_counts_what_the_provider_received() {
     for (at, key) in keys.iter().enumerate() {
         let row = rows.iter().find(|row| row["key"] == key[3..11]).unwrap();
         let requests = at as u64 + 1;
+        assert_listed("usage --team --json", ".usage[]", row);
         assert_eq!((&row["name"], &row["requests"]), (&format!("key-{at}").into(), &requests.into()));
         assert_eq!((&row["tries"], &row["completion_tokens"]), (&requests.into(), &(7 * requests).into()));
     }
@@ -635,6 +637,7 @@ fn usage_by_key_counts_what_the_provider_received() {
     assert!(text.contains("key-19") && text.contains("0.0141"), "{text}");
     // Without `--team` it is one sum.
     let all: Value = serde_json::from_str(&printed(&machine, &["usage", "--json"])).unwrap();
+    assert_listed("usage --json", ".usage[]", &all["usage"][0]);
     assert_eq!(all["usage"][0]["requests"], 210);
 }
 
