@@ -92,9 +92,9 @@ fn a_translation_is_in_step_with_the_english_page() {
     }
 }
 
-#[test]
-fn every_link_of_a_page_has_a_target() {
-    let mut pages = vec!["README.md".to_owned()];
+/// The names of all pages.
+fn pages() -> Vec<String> {
+    let mut pages = ["README.md", "CONTRIBUTING.md", "integrations/opencode/README.md"].map(str::to_owned).to_vec();
     pages.extend(TRANSLATIONS.map(str::to_owned));
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().file_name());
     pages.extend(
@@ -102,7 +102,12 @@ fn every_link_of_a_page_has_a_target() {
             .filter(|name| name.ends_with(".md"))
             .map(|name| format!("docs/{name}")),
     );
-    for name in pages {
+    pages
+}
+
+#[test]
+fn every_link_of_a_page_has_a_target() {
+    for name in pages() {
         let text = page(&name);
         let folder = Path::new(&name).parent().unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target) {
@@ -139,6 +144,76 @@ fn typed_at<'p>(page: &'p str, prompts: &[&str]) -> Vec<&'p str> {
     let blocks = code_blocks(page).into_iter().filter_map(|block| block.strip_prefix("console\n"));
     let typed = |line: &'p str| prompts.iter().find_map(|prompt| line.strip_prefix(prompt));
     blocks.flat_map(|block| block.lines().filter_map(typed)).collect()
+}
+
+/// Whether an interactive zsh, which has no comments by default, would take a remark for words of this line.
+fn has_remark(line: &str) -> bool {
+    let (mut quote, mut before) = (None, ' ');
+    for character in line.chars() {
+        match quote {
+            Some(open) if open == character => quote = None,
+            None if matches!(character, '\'' | '"') => quote = Some(character),
+            None if character == '#' && before.is_whitespace() => return true,
+            _ => {}
+        }
+        before = character;
+    }
+    false
+}
+
+#[test]
+fn no_command_of_a_page_has_a_remark_behind_it() {
+    assert!(has_remark("a 'b' # c") && has_remark("# c") && !has_remark("a '# c' b#c"));
+    for name in pages() {
+        let text = page(&name);
+        for (language, block) in code_blocks(&text).into_iter().filter_map(|block| block.split_once('\n')) {
+            let prompts: &[&str] = match language.trim() {
+                "console" => &["$ ", "# "],
+                "sh" | "bash" | "zsh" | "shell" => &[""],
+                _ => continue,
+            };
+            let typed = |line: &'_ str| {
+                prompts.iter().find_map(|prompt| line.trim_start().strip_prefix(prompt)).map(str::to_owned)
+            };
+            assert_eq!(block.lines().filter_map(typed).find(|line| has_remark(line)), None, "{name}");
+        }
+    }
+}
+
+/// Whether a secret is an argument of a program, which every user of the machine can read. `printf` is built into shells.
+fn has_secret_argument(line: &str) -> bool {
+    let is_secret = |name: &str| ["KEY", "TOKEN", "SECRET", "PASSWORD"].iter().any(|kind| name.contains(kind));
+    let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    let expands = |word: &str| {
+        let names =
+            word.split('$').skip(1).map(|rest| rest.trim_start_matches('{').split(|next| !is_name(next)).next());
+        names.flatten().any(|name| is_secret(name) && !name.ends_with("_FILE"))
+    };
+    let assigns =
+        |word: &str| word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && name.chars().all(is_name));
+    line.split(['|', ';', '&']).map(|command| command.trim_start_matches([' ', '{', '('])).any(|command| {
+        let is_built_in = ["printf ", "echo ", "[", "export "].iter().any(|name| command.starts_with(name));
+        let has_token = command.contains("$(qwenauth token");
+        !is_built_in && (has_token || command.split(' ').any(|word| expands(word) && !assigns(word)))
+    })
+}
+
+#[test]
+fn no_command_of_a_page_has_a_secret_among_its_arguments() {
+    for line in
+        ["curl -H \"Authorization: Bearer $TEAM_KEY\" x", "a && curl -u x:${MY_PASSWORD}", "a \"$(qwenauth token)\""]
+    {
+        assert!(has_secret_argument(line), "{line}");
+    }
+    for line in ["printf '%s' \"$KEY\" | curl -H @- x", "QWENAUTH_API_KEY=\"$MY_KEY\" a", "a > \"$GITHUB_ENV\""] {
+        assert!(!has_secret_argument(line), "{line}");
+    }
+    for name in pages() {
+        let text = page(&name);
+        let mut lines =
+            code_blocks(&text).into_iter().flat_map(str::lines).map(|line| line.trim_start_matches(['$', '#', ' ']));
+        assert_eq!(lines.find(|line| has_secret_argument(line)), None, "{name}");
+    }
 }
 
 /// Runs commands in order, in one shell in an empty home directory inside a sandbox, and `then` at the end. Programs that

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use serde_json::json;
 
+use crate::json_fields::assert_listed;
 use crate::keys::{KEY, knows_the_key};
 use crate::login::{device_code, polls};
 use crate::machine::{Machine, possible};
@@ -257,16 +258,18 @@ fn mise_sources_the_variables_and_runs_the_task() {
 #[test]
 fn an_agent_logs_a_user_in_with_the_commands_of_the_page() {
     let machine = polls([]).with_programs(&[]);
-    let script = block("An agent that logs a user in", "sh");
-    let (begin, complete) = script.split_once("# show the URL").unwrap();
-    let complete = format!("# {complete}");
+    let blocks = blocks("An agent that logs a user in");
+    let [(_, begin), (_, complete)] = &blocks[..] else { panic!("the recipe has other commands now") };
     let none = BTreeMap::new();
     let mut begun = machine.bash_e(begin, &none, machine.directory()).any_stderr();
     let event = begun.json();
     assert!(event["event"] == "device_code" && event["verification_uri_complete"].is_string(), "{event}");
     let machine = machine.granted();
-    let mut completed = machine.bash_e(&complete, &none, machine.directory()).any_stderr();
-    assert_eq!(completed.json_lines()[1]["event"], "logged_in");
+    let mut completed = machine.bash_e(complete, &none, machine.directory()).any_stderr();
+    let events = completed.json_lines();
+    assert_eq!(events[1]["event"], "logged_in");
+    assert_listed("login --json", "device_code", &event);
+    assert_listed("login --json", "logged_in", &events[1]);
     machine.holds_the_grant();
 }
 
