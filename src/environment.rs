@@ -1,8 +1,9 @@
 //! The environment: the one place that reads it.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, is_variable_name};
 use crate::platform::system;
 use crate::say::{Language, Preferences};
 use crate::secret::Secret;
@@ -39,8 +40,8 @@ impl Environment {
             provider: variable("QWENAUTH_PROVIDER"),
             region: variable("QWENAUTH_REGION"),
             base_url: variable("QWENAUTH_BASE_URL"),
-            qwenauth_home: variable("QWENAUTH_HOME"),
-            qwen_home: variable("QWEN_HOME"),
+            qwenauth_home: directory("QWENAUTH_HOME"),
+            qwen_home: directory("QWEN_HOME"),
             config_home: variable(system::CONFIG.0),
             data_home: variable(system::DATA.0),
             state_home: variable(system::STATE.0),
@@ -50,6 +51,33 @@ impl Environment {
             shared_url: variable(SHARED_URL),
         }
     }
+}
+
+/// The directory of the sandbox that this process runs in. It wins over what names the directories below it, because
+/// the start-up files of a shell may set that again.
+pub(crate) const SANDBOX: &str = "QWENAUTH_SANDBOX";
+
+/// Directories of a sandbox, by the variables that name them elsewhere.
+pub(crate) const SANDBOX_DIRECTORIES: [(&str, &str); 5] = [
+    ("QWENAUTH_HOME", "qwenauth"),
+    ("QWEN_HOME", "qwen"),
+    ("CODEX_HOME", "codex"),
+    ("CLAUDE_CONFIG_DIR", "claude"),
+    ("OPENCODE_CONFIG_DIR", "opencode"),
+];
+
+/// The directory of the sandbox, inside one.
+pub(crate) fn sandbox() -> Option<PathBuf> {
+    variable(SANDBOX).map(PathBuf::from)
+}
+
+/// The directory that `variable` names, inside a sandbox always the sandbox's own.
+pub(crate) fn directory(name: &str) -> Option<OsString> {
+    let below = |sandbox: PathBuf| {
+        let (_, directory) = SANDBOX_DIRECTORIES.iter().find(|(known, _)| *known == name)?;
+        Some(sandbox.join(directory).into_os_string())
+    };
+    sandbox().map_or_else(|| variable(name), below)
 }
 
 /// The credential in the environment.
@@ -94,8 +122,7 @@ pub(crate) fn variable_or_empty(name: &str) -> Option<OsString> {
 /// Of a variable that `option` was given and that has no value. What is no name may be a secret, and is not repeated.
 #[expect(clippy::disallowed_methods, reason = "the one home of environment variables")]
 pub(crate) fn without_value(name: &str, option: &str) -> Failed {
-    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let (message, hint) = if !is_name || name.starts_with(|first: char| first.is_ascii_digit()) {
+    let (message, hint) = if !is_variable_name(name) {
         let hint = format!("`{option}` takes the name of a variable, not its value");
         ("the given value is not a variable name".to_owned(), hint)
     } else if std::env::var_os(name).is_some() {

@@ -26,6 +26,11 @@ use crate::session::{Endpoint, Session};
 use crate::sha256::short_sha256;
 
 pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
+    if session.config.overrides.practice.is_some() && (args.install || args.uninstall) {
+        return Failed::new(Failure::Usage, "the sandbox does not change services of this machine")
+            .hint("leave the sandbox first: `exit`")
+            .err();
+    }
     if args.uninstall {
         return service::uninstall(args, session);
     }

@@ -35,7 +35,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::variables::{group, native_group, native_names};
 use crate::credentials::{self, Credential, CredentialSource, Kind, program_of};
-use crate::environment::variable;
+use crate::environment::{self, directory, variable};
 use crate::error::{json_for_terminal, note};
 use crate::http::{self, Network};
 use crate::paths;
@@ -50,16 +50,18 @@ use crate::setup::ToolPaths;
 pub(crate) fn tool_paths(session: &Session) -> Result<ToolPaths> {
     let home = paths::home(&session.environment)?;
     let absolute = |value: Option<OsString>| value.map(PathBuf::from).filter(|path| path.is_absolute());
+    let sandbox = environment::sandbox();
     let config = absolute(variable("XDG_CONFIG_HOME")).unwrap_or_else(|| home.join(".config"));
     let [roaming, local] = [&session.environment.config_home, &session.environment.data_home].map(Clone::clone);
     Ok(ToolPaths {
         places: Places::new(&config, &home, absolute(roaming), absolute(local)),
-        config,
+        // What is written for a tool inside a sandbox ends with it.
+        config: sandbox.as_ref().map_or(config, |sandbox| sandbox.join("config")),
         qwen: session.config.paths.qwen(),
-        opencode_config: absolute(variable("OPENCODE_CONFIG")),
-        opencode_directory: absolute(variable("OPENCODE_CONFIG_DIR")),
-        codex_home: absolute(variable("CODEX_HOME")),
-        claude_config: absolute(variable("CLAUDE_CONFIG_DIR")),
+        opencode_config: absolute(variable("OPENCODE_CONFIG")).filter(|_| sandbox.is_none()),
+        opencode_directory: absolute(directory("OPENCODE_CONFIG_DIR")),
+        codex_home: absolute(directory("CODEX_HOME")),
+        claude_config: absolute(directory("CLAUDE_CONFIG_DIR")),
         work: std::env::current_dir().unwrap_or_else(|_| home.clone()),
         home,
     })

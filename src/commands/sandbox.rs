@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use crate::cli::SandboxArgs;
+use crate::config::Config;
+use crate::environment::Environment;
 use crate::error::{Failed, Failure, note};
 use crate::platform::processes;
 use crate::platform::supervisor::{Ended, Supervisor};
@@ -19,7 +21,9 @@ pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {
     // Before the provider's thread, which is to have the signals blocked as well.
     let supervisor = Supervisor::start()?;
     let provider = PracticeProvider::start(&SandboxOptions { approve, token_lifetime: args.expires_in })?;
-    let inside = Inside::new(&provider)?;
+    // A configuration that cannot be read names no variables.
+    let overrides = Config::load(&Environment::read()).map(|config| config.overrides).unwrap_or_default();
+    let inside = Inside::new(&provider, overrides)?;
     let ended = if args.tour {
         tour::run(&inside, &supervisor)
     } else {

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 pub(crate) use self::team::Team;
 use self::team::team_of;
-use crate::environment::{Environment, variable};
+use crate::environment::{self, Environment, variable};
 use crate::error::{Failed, Failure, Report, nearest, note, printable};
 use crate::hooks;
 use crate::keys::{self, Price, Prices};
@@ -83,6 +83,9 @@ impl Config {
         };
         if environment.qwenauth_home.is_some() {
             config.overrides.practice = Practice::read(&config.paths.sandbox())?;
+        }
+        if config.overrides.practice.is_none() && environment::sandbox().is_some() {
+            return Practice::ended();
         }
         let path = config.file();
         let Some(text) = read(&path)? else { return Ok(config) };

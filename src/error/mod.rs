@@ -13,8 +13,8 @@ use anyhow::Error;
 
 pub(crate) use self::misplaced::{HOW_TO_GIVE_A_KEY, is_random_key};
 pub(crate) use self::text::{
-    for_sh, has_user_info, json_for_terminal, path_for_sh, printable, quoted_for_terminal, shown, split_user_info,
-    without_user_info,
+    for_sh, has_user_info, is_variable_name, json_for_terminal, path_for_sh, printable, quoted_for_terminal, shown,
+    split_user_info, without_user_info,
 };
 use crate::say::{self, Screen, Style};
 

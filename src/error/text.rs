@@ -66,6 +66,13 @@ pub(crate) fn for_sh(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
+/// Whether a shell could set a variable of this name.
+pub(crate) fn is_variable_name(name: &str) -> bool {
+    !name.starts_with(|first: char| first.is_ascii_digit())
+        && !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}
+
 /// A path as such a word.
 pub(crate) fn path_for_sh(path: &Path) -> String {
     for_sh(&path.to_string_lossy())

@@ -61,12 +61,19 @@ impl Practice {
             .filter(|practice: &Self| Url::parse(&practice.url).is_ok_and(|url| http::is_loopback(&url)))
             .with_context(|| format!("cannot read `{}`", file.display()))?;
         if processes::started(practice.process).as_deref() != Some(practice.started.as_str()) {
-            return Failed::new(Failure::Other, "`QWENAUTH_HOME` belongs to a sandbox that has ended")
-                .hint("unset `QWENAUTH_HOME` and `QWEN_HOME`, or start a new one with `qwenauth sandbox`")
-                .err();
+            return Self::ended();
         }
         http::confine_to_loopback();
         Ok(Some(practice))
+    }
+
+    /// The error of a process that is left of a sandbox.
+    pub(crate) fn ended<T>() -> Result<T> {
+        Failed::new(Failure::Other, "`QWENAUTH_HOME` belongs to a sandbox that has ended")
+            .hint(
+                "unset `QWENAUTH_HOME`, `QWEN_HOME` and `QWENAUTH_SANDBOX`, or start a new one with `qwenauth sandbox`",
+            )
+            .err()
     }
 
     /// The base URL of a provider, and what of it a path of the practice provider begins with.

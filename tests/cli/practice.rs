@@ -14,6 +14,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::machine::possible;
 use crate::pseudo_terminal::PseudoTerminal;
 use crate::walk;
 
@@ -410,9 +411,70 @@ fn leftovers_of_a_sandbox_redirect_no_login() {
     assert_eq!(
         text(&output.stderr),
         "qwenauth: error: `QWENAUTH_HOME` belongs to a sandbox that has ended\n\
-         qwenauth: hint: unset `QWENAUTH_HOME` and `QWEN_HOME`, or start a new one with `qwenauth sandbox`\n"
+         qwenauth: hint: unset `QWENAUTH_HOME`, `QWEN_HOME` and `QWENAUTH_SANDBOX`, or start a new one with `qwenauth sandbox`\n"
     );
+    // Neither does what has lost even that file.
+    let mut command = place.command(PROGRAM);
+    command.args(["providers", "dashscope"]).env("QWENAUTH_SANDBOX", place.temporary.path().join("gone"));
+    assert_eq!(command.output().unwrap().stderr, output.stderr);
     fs::remove_dir_all(place.temporary.path().join("copy")).unwrap();
+}
+
+/// A start-up file of a shell, direnv and others may set again what the sandbox has set.
+#[test]
+fn no_variable_that_is_set_inside_leads_to_the_users_files() {
+    let place = Place::new();
+    let script = "unset OPENCODE_CONFIG_DIR; export QWENAUTH_HOME=$HOME/q QWEN_HOME=$HOME/w CODEX_HOME=$HOME/c
+        export CLAUDE_CONFIG_DIR=$HOME/l OPENCODE_CONFIG=$HOME/o XDG_CONFIG_HOME=$HOME/x
+        printf practice-abcdefghijkl | qwenauth login dashscope --api-key-stdin || exit 1
+        for tool in codex claude-code opencode; do qwenauth setup $tool || exit 1; done
+        qwenauth status --json >/dev/null || exit 1
+        for option in --install --uninstall; do qwenauth gateway $option && exit 1; done
+        qwenauth logout";
+    let output = place.machine(&["--", "sh", "-c", script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let refused = "the sandbox does not change services of this machine";
+    assert_eq!(text(&output.stderr).matches(refused).count(), 2, "{output:?}");
+    assert!(place.is_untouched());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_shell_reads_at_its_start_does_not_undo_the_sandbox() {
+    let set = "export QWENAUTH_HOME=$HOME/real CODEX_HOME=$HOME/real DASHSCOPE_API_KEY=mine OPENAI_API_KEY=mine
+        export QWENAUTH_LOG=error OTHER=kept PATH=/usr/bin:/bin\n";
+    for (shell, file) in [("bash", ".bashrc"), ("zsh", ".zshrc")] {
+        let is_there = Command::new(shell).args(["-c", "exit"]).status().is_ok_and(|status| status.success());
+        if !possible(is_there, shell) {
+            continue;
+        }
+        let place = Place::new();
+        fs::write(place.home.path().join(file), set).unwrap();
+        let (terminal, near) = PseudoTerminal::open((40, 200));
+        let mut command = place.machine(&[]);
+        near.controls(command.env("SHELL", shell));
+        let (mut child, mut terminal) = (command.spawn().unwrap(), terminal);
+        terminal.wait_for("(sandbox) ");
+        let names = "$DASHSCOPE_API_KEY-$OPENAI_API_KEY-$QWENAUTH_LOG-$OTHER";
+        terminal.types(&format!("echo \"$QWENAUTH_HOME-$CODEX_HOME-{names}\"; command -v qwenauth; exit 0\n"));
+        assert_eq!(wait(&mut child).code(), Some(0));
+        let shown = terminal.end();
+        assert!(shown.contains("qwenauth-/") && shown.contains("codex---error-kept"), "{shown}");
+        assert!(shown.contains(PROGRAM) && !shown.contains("/real"), "{shown}");
+    }
+}
+
+#[test]
+fn a_key_of_a_provider_of_the_users_own_is_not_visible() {
+    let place = Place::new();
+    let config = place.home.path().join(".config/qwenauth");
+    fs::create_dir_all(&config).unwrap();
+    let corp = "[providers.corp]\nbase_url = \"http://127.0.0.1:9/v1\"\nclient_secret_env = \"CORP_SECRET\"\n\
+                key = { variables = [\"CORP_KEY\"] }\n";
+    fs::write(config.join("config.toml"), corp).unwrap();
+    let mut command = place.machine(&["--", "env"]);
+    let output = command.env("CORP_KEY", "mine").env("CORP_SECRET", "mine").output().unwrap();
+    assert!(!stdout(&output).contains("CORP_"), "{output:?}");
 }
 
 #[cfg(target_os = "linux")]
