@@ -84,12 +84,29 @@ fn configured(name: &str, row: Option<&str>, own: &toml::Table) -> Result<Provid
     }
     table.entry("title").or_insert_with(|| name.into());
     let mut provider: Provider = table.try_into().map_err(|error: toml::de::Error| {
-        let message = format!("provider `{}`: {}", printable(name), error.message().replace('\n', ", "));
-        Failed::new(Failure::Other, message)
+        Failed::new(Failure::Other, format!("provider `{}`: {}", printable(name), problem(&error)))
     })?;
     provider.default_region =
         provider.default_region.as_deref().map(|typed| default_region(&provider, name, typed)).transpose()?;
     Ok(provider)
+}
+
+/// What is wrong with which key, without its value: that may be a secret in the wrong place.
+fn problem(error: &toml::de::Error) -> String {
+    let message = error.message();
+    let what = message.rsplit_once(", expected ").map_or(message, |(_, expected)| expected);
+    let what = match what.split_once(' ') {
+        _ if what.len() == message.len() => what.to_owned(),
+        Some(("struct", _)) => "expected a table".to_owned(),
+        _ if what == "a map" => "expected a table".to_owned(),
+        _ if what == "a sequence" => "expected a list".to_owned(),
+        _ => format!("expected {what}"),
+    };
+    // After the message, the error states its place.
+    let whole = error.to_string();
+    let place = whole.strip_prefix(message).unwrap_or_default().trim();
+    let place = place.strip_prefix("in `").and_then(|place| place.strip_suffix('`'));
+    printable(&place.map(|place| format!("`{place}`: {what}")).unwrap_or(what))
 }
 
 /// The region that `default_region` of `[providers.NAME]` names, by any of its names.
@@ -184,6 +201,22 @@ mod tests {
 
     fn qwen() -> Provider {
         find(QWEN, &Overrides::default()).unwrap()
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_not_repeated() {
+        let error = |table: &str| {
+            let table = toml::from_str(table).unwrap();
+            find("x", &Overrides { table, ..Overrides::default() }).unwrap_err().to_string()
+        };
+        assert_eq!(error("[x]\nkey = \"sk-1, expected a joke\""), "provider `x`: `key`: expected a table");
+        assert_eq!(error("[x]\nheaders = \"sk-1\""), "provider `x`: `headers`: expected a table");
+        assert_eq!(error("[x]\naliases = \"sk-1\""), "provider `x`: `aliases`: expected a list");
+        assert_eq!(error("[x]\nbase_url = 7"), "provider `x`: `base_url`: expected a string");
+        assert_eq!(
+            error("[x]\nclient_auth = \"sk-1\""),
+            "provider `x`: `oauth.client_auth`: expected `basic` or `post`"
+        );
     }
 
     #[test]
