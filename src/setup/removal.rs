@@ -88,9 +88,10 @@ impl Written {
         if now.as_ref() == Some(&self.value) || now == self.before || now.is_none() {
             return Vec::new();
         }
-        let lines =
-            |value: &Value| -> Vec<String> { format!("{:#}", masked(value)).lines().map(str::to_owned).collect() };
-        let (written, now) = (lines(&self.value), lines(&now.unwrap_or_default()));
+        let lines = |value: &Value| -> Vec<String> { format!("{value:#}").lines().map(str::to_owned).collect() };
+        let may_be_secret = self.place.path.iter().any(|name| may_hold_secret(name));
+        let now = masked(&now.unwrap_or_default(), &texts_of(&self.value), may_be_secret);
+        let (written, now) = (lines(&self.value), lines(&now));
         let gone = written.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}"));
         let come = now.iter().filter(|line| !written.contains(line)).map(|line| format!("+ {line}"));
         let mut lines = vec![format!("  {}", self.place.name())];
@@ -99,25 +100,35 @@ impl Written {
     }
 }
 
-/// `value` without what the user may have added to our own: a key.
-fn masked(value: &Value) -> Value {
+/// `value` without what the user may have added to `ours`: a key, a header, a variable.
+fn masked(value: &Value, ours: &[&str], may_be_secret: bool) -> Value {
     match value {
         Value::Object(fields) => {
-            let secret = |key: &str| {
-                let key = key.to_ascii_lowercase();
-                ["key", "token", "secret", "password", "authorization"].iter().any(|word| key.contains(word))
-            };
-            let mask = |(key, value): (&String, &Value)| {
-                let masked = match value {
-                    Value::String(_) if secret(key) && key != "envKey" => "…".into(),
-                    _ => masked(value),
-                };
-                (key.clone(), masked)
+            let mask = |(name, value): (&String, &Value)| {
+                (name.clone(), masked(value, ours, may_be_secret || may_hold_secret(name)))
             };
             Value::Object(fields.iter().map(mask).collect::<Map<_, _>>())
         }
-        Value::Array(elements) => elements.iter().map(masked).collect(),
+        Value::Array(elements) => elements.iter().map(|value| masked(value, ours, may_be_secret)).collect(),
+        Value::String(text) if may_be_secret && !ours.contains(&text.as_str()) => "…".into(),
         _ => value.clone(),
+    }
+}
+
+/// Whether texts in or below the field `name` may be secret: `env` is a tool's environment, `args` a command's.
+fn may_hold_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let words = ["key", "token", "secret", "password", "authorization", "header", "query", "cookie"];
+    name != "envkey" && (name == "env" || name == "args" || words.iter().any(|word| name.contains(word)))
+}
+
+/// All texts in `value`.
+fn texts_of(value: &Value) -> Vec<&str> {
+    match value {
+        Value::Object(fields) => fields.values().flat_map(texts_of).collect(),
+        Value::Array(elements) => elements.iter().flat_map(texts_of).collect(),
+        Value::String(text) => vec![text],
+        _ => Vec::new(),
     }
 }
 
@@ -126,11 +137,31 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::setup::document::{KeyPath, Syntax};
 
     #[test]
     fn a_key_is_masked_at_any_depth_and_the_name_of_a_variable_is_not() {
         let edited = json!([{ "envKey": "NAME", "apiKey": "sk-1", "n": [[{ "Authorization": "sk-2", "tokens": 7 }]] }]);
         let shown = json!([{ "envKey": "NAME", "apiKey": "…", "n": [[{ "Authorization": "…", "tokens": 7 }]] }]);
-        assert_eq!(masked(&edited), shown);
+        assert_eq!(masked(&edited, &[], false), shown);
+    }
+
+    #[test]
+    fn a_secret_of_the_user_in_place_of_our_own_is_not_shown() {
+        let edits = |place: &[&str], written: Value, now: &str| {
+            let written = Written { place: KeyPath::key(place), value: written, before: None, depth: 0 };
+            written.edits(&ConfigDocument::parse(now, Syntax::Json, Path::new("f")).unwrap())
+        };
+        let now = r#"{"env": {"ANTHROPIC_CUSTOM_HEADERS": "X: sk-1"}, "apiKeyHelper": "echo sk-2"}"#;
+        assert_eq!(
+            edits(&["env", "ANTHROPIC_CUSTOM_HEADERS"], json!(""), now),
+            ["  env.ANTHROPIC_CUSTOM_HEADERS", "- \"\"", "+ \"…\""]
+        );
+        assert_eq!(edits(&["apiKeyHelper"], json!("ours"), now), ["  apiKeyHelper", "- \"ours\"", "+ \"…\""]);
+        let now = r#"{"p": {"auth": {"command": "ours", "args": ["a", "sk-3"], "timeout_ms": 5}, "name": "N"}}"#;
+        let written = json!({"auth": {"command": "ours", "args": ["a"], "timeout_ms": 1}, "name": "M"});
+        let shown = edits(&["p"], written, now).join("\n");
+        assert!(!shown.contains("sk-3"), "{shown}");
+        assert!(shown.contains("+     \"timeout_ms\": 5") && shown.contains("+   \"name\": \"N\""), "{shown}");
     }
 }
