@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
+use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 use crate::error::printable;
@@ -47,10 +48,13 @@ pub(crate) fn quoted(text: &str, secrets: &[&Secret]) -> String {
     cut.trim_end_matches(['.', ' ']).to_owned()
 }
 
-/// `text` without any of `secrets`.
+/// `text` without any of `secrets`, plain or as a form has them.
 pub(crate) fn masked_in(text: &str, secrets: &[&Secret]) -> String {
     let secrets = secrets.iter().map(|secret| secret.expose()).filter(|secret| !secret.is_empty());
-    secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
+    secrets.fold(text.to_owned(), |text, secret| {
+        let in_form: Zeroizing<String> = Zeroizing::new(byte_serialize(secret.as_bytes()).collect());
+        text.replace(secret, "…").replace(in_form.as_str(), "…")
+    })
 }
 
 impl fmt::Debug for Secret {
@@ -82,6 +86,12 @@ mod tests {
         for short in ["", "sk-1", "sk-0123456789abcdef"] {
             assert_eq!(masked(short, "sk-"), "…");
         }
+    }
+
+    #[test]
+    fn a_secret_is_found_as_a_form_has_it() {
+        let secret = Secret::new("rt/OLD+SECRET==part".into());
+        assert_eq!(masked_in("a=b&refresh_token=rt%2FOLD%2BSECRET%3D%3Dpart&c", &[&secret]), "a=b&refresh_token=…&c");
     }
 
     #[test]

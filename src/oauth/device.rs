@@ -189,7 +189,7 @@ pub(crate) fn read(server: &AuthorizationServer, reply: &Reply) -> Result<Device
     {
         return Failed::new(
             Failure::Other,
-            format!("`{}` rejected the login request: {}", host(server), error.sentence(&[])),
+            format!("`{}` rejected the login request: {}", host(server), server.sentence(&error, &[])),
         )
         .because(Reason::Refused)
         .err();
@@ -362,7 +362,6 @@ impl Authorization {
     fn judge(&self, server: &AuthorizationServer, error: &OauthError, status: u16) -> Poll {
         let mut secrets = vec![&self.device_code];
         secrets.extend(&self.verifier);
-        secrets.extend(&server.client_secret);
         let login = |message: &str| Failed::new(Failure::LoginRequired, message);
         match error.code.as_str() {
             "authorization_pending" => Poll::Pending,
@@ -373,8 +372,11 @@ impl Authorization {
             "invalid_grant" => Poll::Over(login("the login is no longer valid").because(Reason::Expired)),
             _ if status == 401 && server.dialect == Dialect::Qwen => Poll::Over(expired()),
             _ => Poll::Over(
-                Failed::new(Failure::Other, format!("the server ended the login with {}", error.sentence(&secrets)))
-                    .because(Reason::Refused),
+                Failed::new(
+                    Failure::Other,
+                    format!("the server ended the login with {}", server.sentence(error, &secrets)),
+                )
+                .because(Reason::Refused),
             ),
         }
     }

@@ -20,6 +20,7 @@ use url::form_urlencoded::byte_serialize;
 use zeroize::Zeroizing;
 
 pub(crate) use self::discovery::Endpoints;
+use self::reply::OauthError;
 use crate::error::{Failed, Failure, Reason};
 use crate::http::{self, Connection, HeaderValue, Reply, TransportError};
 use crate::secret::Secret;
@@ -74,22 +75,31 @@ impl AuthorizationServer {
         match (&self.client_secret, self.client_auth) {
             (Some(secret), ClientAuth::Post) => fields.push(("client_secret", secret.expose())),
             (Some(secret), ClientAuth::Basic) => {
-                headers.extend(basic(&self.client_id, secret).map(|value| ("authorization", value)));
+                // No text is without a value.
+                let value = http::secret_value("Basic ", &basic(&self.client_id, secret));
+                headers.extend(value.map(|value| ("authorization", value)));
             }
             (None, _) => {}
         }
         connection.post_form(url, &fields, &headers, limit)
     }
+
+    /// `error` as a person reads it, without `sent` and the secret of this client, which a server may echo.
+    fn sentence(&self, error: &OauthError, sent: &[&Secret]) -> String {
+        let pair = self.client_secret.as_ref().map(|secret| basic(&self.client_id, secret));
+        let secrets: Vec<&Secret> = sent.iter().copied().chain(&self.client_secret).chain(&pair).collect();
+        error.sentence(&secrets)
+    }
 }
 
-/// RFC 6749 §2.3.1: both halves are form-encoded first. No text is without a value.
-fn basic(client_id: &str, secret: &Secret) -> Option<HeaderValue> {
+/// RFC 6749 §2.3.1: both halves are form-encoded first.
+fn basic(client_id: &str, secret: &Secret) -> Secret {
     // At most three bytes for each, so that the buffer never moves and leaves a copy behind.
     let mut pair = Zeroizing::new(String::with_capacity(3 * (client_id.len() + secret.expose().len()) + 1));
     pair.extend(byte_serialize(client_id.as_bytes()));
     pair.push(':');
     pair.extend(byte_serialize(secret.expose().as_bytes()));
-    http::secret_value("Basic ", &Secret::new(STANDARD.encode(pair.as_bytes()))).ok()
+    Secret::new(STANDARD.encode(pair.as_bytes()))
 }
 
 /// How a confidential client proves itself at the token endpoint (RFC 6749 §2.3.1).
@@ -126,4 +136,40 @@ pub(crate) struct TokenResponse {
     pub(crate) scope: Option<String>,
     /// Qwen's: the host of the API, with or without scheme.
     pub(crate) resource_url: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_form_of_a_secret_that_a_server_echoes_is_repeated() {
+        let url = Url::parse("https://corp.example/t").unwrap();
+        let server = AuthorizationServer {
+            device_authorization_endpoint: None,
+            token_endpoint: url,
+            revocation_endpoint: None,
+            client_id: "c".into(),
+            client_secret: Some(Secret::new("top secret".into())),
+            client_auth: ClientAuth::Basic,
+            scope: String::new(),
+            resource: None,
+            audience: None,
+            pkce: false,
+            dialect: Dialect::Standard,
+        };
+        let said = "client_secret=top+secret top secret Basic Yzp0b3Arc2VjcmV0 dc";
+        let body = format!(r#"{{"error":"e","error_description":"{said}"}}"#);
+        let reply = Reply {
+            status: 400,
+            content_type: String::new(),
+            date: None,
+            certificate: None,
+            body: body.into_bytes().into(),
+        };
+        let error = reply::error_in(&reply).unwrap();
+        assert_eq!(server.sentence(&error, &[&Secret::new("dc".into())]), "`e`: client_secret=… … Basic … …");
+        let message = device::read(&server, &reply).map(|_| ()).unwrap_err().to_string();
+        assert!(message.ends_with("`e`: client_secret=… … Basic … dc"), "{message}");
+    }
 }

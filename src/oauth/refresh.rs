@@ -63,8 +63,7 @@ pub(crate) fn request(
             Err(NotRenewed::Temporary { failed: Failed::new(Failure::Temporary, message), again, is_kept })
         }
         TokenReply::Error(error) => {
-            let secrets: Vec<&Secret> = std::iter::once(refresh_token).chain(&server.client_secret).collect();
-            let sentence = format!("the server answered {}", error.sentence(&secrets));
+            let sentence = format!("the server answered {}", server.sentence(&error, &[refresh_token]));
             if is_refusal(server.dialect, &error, reply.status) {
                 return Err(NotRenewed::Refused(sentence));
             }

@@ -27,9 +27,8 @@ pub(crate) fn request(
     if (200..300).contains(&reply.status) {
         return Ok(());
     }
-    let secrets: Vec<&Secret> = std::iter::once(token).chain(&server.client_secret).collect();
     match reply::error_in(&reply) {
-        Some(error) => Err(format!("it answered {}", error.sentence(&secrets))),
+        Some(error) => Err(format!("it answered {}", server.sentence(&error, &[token]))),
         None => Err(format!("it answered {}", http::describe_status(reply.status))),
     }
 }
