@@ -28,7 +28,7 @@ use crate::error::{FEW_DESCRIPTORS, FEW_THREADS, Failed, Failure, has_user_info,
 use crate::names::{Resolver, is_confined};
 pub(crate) use crate::names::{confine_to_loopback, is_loopback};
 use crate::platform::{disk, threads};
-use crate::secret::Secret;
+use crate::secret::{Secret, quoted};
 use crate::{proxies, tls};
 
 /// Maximum size of a reply, in bytes.
@@ -58,7 +58,9 @@ pub(crate) fn user_agent() -> String {
 
 /// A URL that credentials may be sent to: `https`, or `http` to this machine; without user info.
 pub(crate) fn endpoint(text: &str) -> Result<Url> {
-    let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{}` rejected: {why}", without_user_info(text)));
+    // A server's document may name it.
+    let shown = quoted(&without_user_info(text), &[]);
+    let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{shown}` rejected: {why}"));
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() || has_user_info(text) {
         return refused("it contains a user name or password").err();

@@ -9,8 +9,9 @@ use url::Url;
 
 use super::fields::Fields;
 use super::{ClientAuth, REQUEST_TIMEOUT};
-use crate::error::{Failed, Failure, printable};
+use crate::error::{Failed, Failure};
 use crate::http::{self, Network, Reply, is_loopback};
+use crate::secret::quoted;
 
 const CHECK_ISSUER: &str = "check `issuer` in config.toml; nothing was changed";
 
@@ -141,7 +142,7 @@ fn check_issuer(issuer: &str, document: &ServerMetadata) -> Result<()> {
     if document.issuer.trim_end_matches('/') == issuer.trim_end_matches('/') {
         return Ok(());
     }
-    unusable(issuer, &format!("names another issuer, `{}`", printable(&document.issuer)))
+    unusable(issuer, &format!("names another issuer, `{}`", quoted(&document.issuer, &[])))
         .hint("if you trust that issuer, set `issuer` in config.toml to its URL")
         .err()
 }
