@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::super::CredentialSource;
 use super::super::key::parse_key;
 use crate::environment::{API_KEY, API_KEY_FILE, variable};
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, is_variable_name};
 use crate::platform::lock::LOCK_TIMEOUT;
 use crate::platform::signals::{self, DeferredSignals};
 use crate::platform::{files, processes, threads};
@@ -90,9 +90,15 @@ impl Answers {
     }
 }
 
-/// The program of a command. It may be shown; the arguments may be secret.
+/// The program of a command. It may be shown; the arguments may be secret, and the value of a variable before it.
 pub(crate) fn program_of(command: &str) -> String {
-    words_of(command).ok().and_then(|words| words.into_iter().next()).unwrap_or_default()
+    let first = words_of(command).ok().and_then(|words| words.into_iter().next()).unwrap_or_default();
+    assigned(&first).map(str::to_owned).unwrap_or(first)
+}
+
+/// The variable that a shell would set by this word.
+fn assigned(word: &str) -> Option<&str> {
+    word.split_once('=').map(|(name, _)| name).filter(|name| is_variable_name(name))
 }
 
 fn words_of(command: &str) -> Result<Vec<String>, shell_words::ParseError> {
@@ -104,6 +110,14 @@ fn words_of(command: &str) -> Result<Vec<String>, shell_words::ParseError> {
 /// Errors: usage if it is not a valid command, temporary if it times out, login required if it fails.
 pub(crate) fn key_of(source: &CredentialSource, command: &str, provider: &Provider) -> Result<Secret> {
     let words = match words_of(command) {
+        Ok(words) if words.first().is_some_and(|first| assigned(first).is_some()) => {
+            return Failed::new(
+                Failure::Usage,
+                "the key command starts with an assignment, which needs a shell or `env`",
+            )
+            .hint("write `env` in front, as in `--api-key-command 'env NAME=… op read \"op://Private/Qwen/key\"'`")
+            .err();
+        }
         Ok(words) if words.first().is_some_and(|program| !program.is_empty()) => words,
         Ok(_) => return Failed::new(Failure::Usage, "the key command is empty").err(),
         Err(_) => {
