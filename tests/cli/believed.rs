@@ -700,7 +700,7 @@ fn a_relative_path_in_the_configuration_is_an_error() {
                 base_url = \"{server}/v1\"\ndefault_model = \"m\"\n";
     assert_eq!(
         run(corp, &["login", "corp", "--no-verify"]),
-        "qwenauth: error: the client secret of provider `corp` is in `secret`, which is not an absolute path"
+        "qwenauth: error: the client secret of provider `corp` is missing: `client_secret_file` is not an absolute path"
     );
     let team = "[team]\npassword_file = \"secret\"\n";
     assert_eq!(

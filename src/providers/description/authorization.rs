@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use url::Url;
 
 use super::{Provider, TokenExchange};
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, is_variable_name};
 use crate::http;
 use crate::oauth::exchange::{Exchange, JWT};
 use crate::oauth::{AuthorizationServer, Endpoints};
@@ -92,8 +92,9 @@ impl Provider {
         };
         let text = match (&oauth.client_secret_file, &oauth.client_secret_env) {
             // Its target must not depend on the working directory, which may be a cloned repository.
+            // What is no path may be the secret itself, and is not repeated.
             (Some(file), _) if !Path::new(file).is_absolute() => {
-                return failed(format!("is in `{file}`, which is not an absolute path"))
+                return failed("is missing: `client_secret_file` is not an absolute path".into())
                     .hint("start it with `/` or `~/`")
                     .err();
             }
@@ -107,7 +108,8 @@ impl Provider {
             },
             (None, Some(name)) => match variable {
                 Some(secret) => secret.clone(),
-                None => return failed(format!("is missing: `{name}` is not set")).err(),
+                None if is_variable_name(name) => return failed(format!("is missing: `{name}` is not set")).err(),
+                None => return failed("is missing: `client_secret_env` is not the name of a variable".into()).err(),
             },
             (None, None) => return Ok(None),
         };
