@@ -141,6 +141,9 @@ fn is_committable(file: &Path) -> Option<bool> {
     let status = Command::new("git")
         // A repository from somewhere else may name a program of its own here.
         .args(["-c", "core.fsmonitor=false", "-C"])
+        // A missing object is not fetched, by whatever program the repository names for that.
+        .env("GIT_NO_LAZY_FETCH", "1")
+        .env("GIT_ALLOW_PROTOCOL", "none")
         .args([file.parent()?, Path::new("check-ignore"), Path::new("--quiet"), Path::new("--"), file])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

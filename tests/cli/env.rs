@@ -113,3 +113,12 @@ fn an_empty_model_is_none() {
     let outcome = Machine::new().logged_in().run(["env", "--model", ""]).any_stdout();
     assert!(outcome.stdout.contains("unset OPENAI_MODEL;\n"), "{outcome}");
 }
+
+/// A repository may name any program that fetches objects which it lacks.
+#[test]
+fn git_fetches_nothing_to_tell_whether_a_file_is_ignored() {
+    let git = "#!/bin/sh\necho \"$GIT_NO_LAZY_FETCH $GIT_ALLOW_PROTOCOL\" >\"$HOME/git\"\n";
+    let machine = Machine::new().logged_in().with_programs(&[("git", git)]);
+    drop(machine.shell("$QWENAUTH env --format dotenv >\"$HOME/.env\""));
+    assert_eq!(std::fs::read_to_string(machine.home().join("git")).unwrap(), "1 none\n");
+}
