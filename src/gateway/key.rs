@@ -35,7 +35,7 @@ pub(crate) fn kept_in(path: &Path) -> Result<Secret> {
     let key = new();
     let line = Zeroizing::new(format!("{}\n", key.expose()));
     if !path.exists() {
-        match files::create_whole(path, line.as_bytes()) {
+        match files::create_durable(path, line.as_bytes()) {
             Ok(_) => return Ok(key),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).with_context(|| format!("cannot write `{}`", path.display())),

@@ -78,7 +78,7 @@ impl TeamSecret {
         if path.exists() {
             return Ok(false);
         }
-        match files::create_whole(path, line.as_bytes()) {
+        match files::create_durable(path, line.as_bytes()) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error).with_context(|| format!("cannot write `{}`", path.display())),

@@ -296,6 +296,16 @@ fn a_rejected_token_is_marked_although_its_file_cannot_be_removed() {
     assert_eq!(machine.server.asked(Ask::Refresh).len(), 1, "the token is not sent again");
 }
 
+/// Without it, every key that was made with it is lost.
+#[test]
+fn the_team_secret_is_on_the_disk_before_the_first_key_is_made() {
+    let fault = format!("fsync:{EIO}:*/.secret.json.qwenauth-");
+    let Some(machine) = preloaded(Machine::new(), "FAULT", &fault) else { return };
+    let outcome = machine.run(["keys", "create", "ann"]).exits(1).any_stderr();
+    assert!(outcome.stderr.contains("team/secret`: "), "{outcome}");
+    assert!(!machine.home().join(".local/share/qwenauth/team/keys.json").exists());
+}
+
 #[test]
 fn a_login_that_was_granted_and_cannot_be_saved_says_so() {
     for errno in [ENOSPC, EIO] {

@@ -261,24 +261,41 @@ pub(crate) fn open_private(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// The same as [`create_whole`], durably: for what has no second copy.
+pub(crate) fn create_durable(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    create(path, bytes, File::sync_all).inspect(|_| flush_directory(directory_of(path)))
+}
+
 /// Creates a private file that never appears without its content; fails with [`io::ErrorKind::AlreadyExists`] if there
 /// is one. If the process is killed, the partial file is cleaned up with those of [`PendingFile`].
 pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    create(path, bytes, |_| Ok(()))
+}
+
+fn create(path: &Path, bytes: &[u8], flush: fn(&File) -> io::Result<()>) -> io::Result<File> {
     let path = &in_resolved_directory(path).map_err(io::Error::other)?;
     let beside = path.with_extension("json");
     let mut builder = tempfile::Builder::new();
     let prefix = temporary_prefix(&beside);
     let mut temporary = disk::temporary(builder.prefix(&prefix).suffix(".tmp"), directory_of(path))?;
     temporary.as_file_mut().write_all(bytes)?;
+    flush(temporary.as_file())?;
     match temporary.persist_noclobber(path) {
         Ok(file) => Ok(file),
         Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Err(error.error),
         // A file system that has neither hard links nor a rename that keeps an existing file.
         Err(_) => {
             let mut file = disk::create_new(path)?;
-            file.write_all(bytes).inspect_err(|_| drop(fs::remove_file(path)))?;
+            file.write_all(bytes).and_then(|()| flush(&file)).inspect_err(|_| drop(fs::remove_file(path)))?;
             Ok(file)
         }
+    }
+}
+
+/// Makes durable that a file in `directory` was created or replaced. Not every file system can.
+fn flush_directory(directory: &Path) {
+    if let Err(error) = disk::sync_directory(directory) {
+        log::warn!("cannot flush the directory `{}`: {error}", directory.display());
     }
 }
 

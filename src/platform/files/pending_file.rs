@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use tempfile::{NamedTempFile, TempPath};
 use zeroize::Zeroizing;
 
-use super::{Content, Privacy, directory_of, make_directory, read, resolve};
+use super::{Content, Privacy, directory_of, flush_directory, make_directory, read, resolve};
 use crate::error::{Failed, Failure};
 use crate::platform::{access, disk};
 
@@ -161,10 +161,7 @@ impl PendingFile {
             }
             Err(error) => return kept(error.file, not_replaced(error.error, &target)),
         }
-        let directory = directory_of(&target);
-        if let Err(error) = disk::sync_directory(directory) {
-            log::warn!("cannot flush the directory `{}`: {error}", directory.display());
-        }
+        flush_directory(directory_of(&target));
         log::info!("wrote `{}`", target.display());
         Ok(())
     }
