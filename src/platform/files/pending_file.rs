@@ -80,7 +80,7 @@ impl PendingFile {
             Ok(old) => {
                 access::keep_owner(temporary.as_file(), &target, &old)?;
                 if matches!(privacy, Privacy::Config | Privacy::Open) {
-                    access::keep_mode(temporary.as_file(), &old).with_context(failed)?;
+                    access::keep_mode(temporary.as_file(), &target, &old).with_context(failed)?;
                 }
             }
             Err(_) => access::inherit_owner(temporary.as_file(), &target)?,

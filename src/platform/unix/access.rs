@@ -312,10 +312,36 @@ pub(crate) fn restrict(file: &File) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))
 }
 
-/// Gives the next version of a configuration file the mode of the last.
-pub(crate) fn keep_mode(file: &File, old: &Metadata) -> io::Result<()> {
-    file.set_permissions(Permissions::from_mode(old.mode() & 0o777))
+/// Gives the next version of a configuration file the rights of the last, which is at `path`.
+pub(crate) fn keep_mode(file: &File, path: &Path, old: &Metadata) -> io::Result<()> {
+    // With an access list, the group's bits are the list's mask, and not what the group may do.
+    let kept = if keep_access_list(file, path) { 0o777 } else { 0o707 };
+    file.set_permissions(Permissions::from_mode(old.mode() & kept))
 }
+
+/// Gives `file` the access list (acl(5)) of the one at `path`. Returns `false` for one that cannot be kept.
+#[cfg(target_os = "linux")]
+fn keep_access_list(file: &File, path: &Path) -> bool {
+    use rustix::fs::{XattrFlags, fsetxattr, getxattr};
+    use rustix::io::Errno;
+
+    /// Maximum size of an extended attribute, in bytes.
+    const MAX_LIST: usize = 64 * 1024;
+    let mut list = vec![0; MAX_LIST];
+    match getxattr(path, ACCESS_LIST, &mut list[..]) {
+        Ok(length) => fsetxattr(file, ACCESS_LIST, &list[..length], XattrFlags::empty()).is_ok(),
+        Err(error) => matches!(error, Errno::NODATA | Errno::NOTSUP | Errno::NOSYS),
+    }
+}
+
+/// Elsewhere the mode says what the group may do.
+#[cfg(not(target_os = "linux"))]
+fn keep_access_list(_file: &File, _path: &Path) -> bool {
+    true
+}
+
+#[cfg(target_os = "linux")]
+const ACCESS_LIST: &str = "system.posix_acl_access";
 
 /// A file that root rewrites keeps its owner and mode.
 pub(crate) fn keep_owner(file: &File, path: &Path, old: &Metadata) -> Result<()> {
@@ -403,5 +429,36 @@ pub(crate) fn how_tightened(path: &Path) -> String {
     match readable_by_others(path) {
         None => "its mode is now 0600; replace the key if other people use this machine".to_owned(),
         Some(_) => format!("run `chmod 600 {}`; replace the key if other people use this machine", path_for_sh(path)),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+
+    use super::*;
+
+    #[test]
+    fn a_new_version_has_the_access_list_of_the_old_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let [old, new] = ["old", "new"].map(|name| directory.path().join(name));
+        let (old_file, new_file) = (File::create(&old).unwrap(), File::create(&new).unwrap());
+        old_file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        // acl(5): the owner may read and write, a named user may read, the group nothing.
+        let none = u32::MAX;
+        let entries = [(1, 6, none), (2, 4, geteuid().as_raw()), (4, 0, none), (0x10, 4, none), (0x20, 0, none)];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            let (tag, rights): (u16, u16) = (tag, rights);
+            list.extend([tag.to_le_bytes(), rights.to_le_bytes()].concat());
+            list.extend(id.to_le_bytes());
+        }
+        if setxattr(&old, ACCESS_LIST, &list, XattrFlags::empty()).is_err() {
+            return; // A file system without access lists.
+        }
+        keep_mode(&new_file, &old, &fs::metadata(&old).unwrap()).unwrap();
+        let mut kept = vec![0; list.len()];
+        assert_eq!(getxattr(&new, ACCESS_LIST, &mut kept[..]), Ok(list.len()));
+        assert_eq!(kept, list);
     }
 }

@@ -304,7 +304,7 @@ pub(crate) fn restrict(_file: &File) -> io::Result<()> {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the same shape as on Unix, where it can fail")]
-pub(crate) fn keep_mode(_file: &File, _old: &Metadata) -> io::Result<()> {
+pub(crate) fn keep_mode(_file: &File, _path: &Path, _old: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
