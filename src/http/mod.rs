@@ -6,10 +6,11 @@
 
 mod failure;
 
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -241,7 +242,9 @@ impl Connection {
         let request = request.map_err(transport_error)?;
         let line = logged_line(&request);
         let began = Instant::now();
-        let receiver = threads::run(move || send(&client, request))
+        let waiting = Arc::new(());
+        let is_awaited = Arc::downgrade(&waiting);
+        let receiver = threads::run(move || send(&client, request, &is_awaited))
             .map_err(|failed| TransportError::NotConnected(failed.message))?;
         let outcome = receive(&receiver, limit, self.is_given_up)
             .unwrap_or_else(|| Err(TransportError::Unknown(format!("none arrived within {} s", limit.as_secs()))));
@@ -340,7 +343,8 @@ pub(crate) fn parse_date(text: &str) -> Option<SystemTime> {
     httpdate::parse_http_date(text.trim()).ok()
 }
 
-fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
+/// Once the exchange `is_awaited` by nobody, its body is read no further.
+fn send(client: &Client, request: Request, is_awaited: &Weak<()>) -> Result<Reply, TransportError> {
     let response = client.execute(request).map_err(transport_error)?;
     let header =
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
@@ -351,7 +355,7 @@ fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     let certificate = tls.and_then(TlsInfo::peer_certificate).map(<[u8]>::to_vec);
     // Large enough for usual responses, because growing would leave a copy of a token in memory.
     let mut body = Zeroizing::new(Vec::with_capacity(BODY_ROOM));
-    response
+    Awaited { body: response, is_awaited }
         .take(MAX_REPLY_SIZE + 1)
         .read_to_end(&mut body)
         .map_err(|error| TransportError::Unknown(format!("the connection closed early: {}", innermost(&error))))?;
@@ -361,12 +365,47 @@ fn send(client: &Client, request: Request) -> Result<Reply, TransportError> {
     Ok(Reply { status, content_type, date, certificate, body })
 }
 
+/// A body that ends with an error once nobody waits for it: a server may send a byte now and then, for good.
+struct Awaited<'a, R> {
+    body: R,
+    is_awaited: &'a Weak<()>,
+}
+
+impl<R: Read> Read for Awaited<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.body.read(buffer)?;
+        if self.is_awaited.strong_count() == 0 {
+            return Err(io::Error::other("given up"));
+        }
+        Ok(count)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn the_connection_to_a_server_that_sends_slowly_ends_with_the_exchange() {
+        use std::io::Write;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let (sender, ended) = mpsc::channel();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").unwrap();
+            while stream.write_all(b" ").is_ok() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            sender.send(()).unwrap();
+        });
+        let connection = Network::default().connect(&url).unwrap();
+        assert!(connection.get(&url, None, &[], Duration::from_millis(100)).is_err());
+        ended.recv_timeout(Duration::from_secs(3)).expect("the connection is closed");
+    }
 
     #[test]
     fn plain_http_is_for_this_machine_only() {
@@ -397,7 +436,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let _ = threads::start(move || {
             println!("waiting");
-            std::io::stdin().read_line(&mut String::new()).unwrap();
+            io::stdin().read_line(&mut String::new()).unwrap();
             thread::sleep(TICK / 2);
             sender.send(()).unwrap();
         });
