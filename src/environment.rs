@@ -71,7 +71,7 @@ pub(crate) fn sandbox() -> Option<PathBuf> {
     variable(SANDBOX).map(PathBuf::from)
 }
 
-/// The directory that `variable` names, inside a sandbox always the sandbox's own.
+/// The directory that the variable `name` names, inside a sandbox always the sandbox's own.
 pub(crate) fn directory(name: &str) -> Option<OsString> {
     let below = |sandbox: PathBuf| {
         let (_, directory) = SANDBOX_DIRECTORIES.iter().find(|(known, _)| *known == name)?;

@@ -375,7 +375,7 @@ impl<R: Read> Read for Awaited<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.body.read(buffer)?;
         if self.is_awaited.strong_count() == 0 {
-            return Err(io::Error::other("given up"));
+            return Err(io::Error::other("abandoned"));
         }
         Ok(count)
     }
