@@ -554,12 +554,12 @@ mod tests {
     fn a_file_that_nobody_wrote_for_longer_than_a_limit_lasts_is_removed_with_the_next_new_one() {
         let directory = tempfile::tempdir().unwrap();
         let open = |account| Memory::open(directory.path(), "p", account);
-        let hour = Duration::from_secs(3600);
+        let before = FILE_KEPT.checked_sub(Duration::from_secs(3600)).unwrap();
         let mut accounts = ["old", "used", "third", "old"].map(open);
         for memory in &mut accounts[..2] {
             memory.note(Cause::Month, None, None, None, at(0));
         }
-        for (memory, age) in accounts.iter().zip([FILE_KEPT + hour, FILE_KEPT - hour]) {
+        for (memory, age) in accounts.iter().zip([FILE_KEPT + Duration::from_secs(3600), before]) {
             files::open_private(&memory.path).unwrap().set_modified(SystemTime::now() - age).unwrap();
         }
         let mut known = |next: usize| {

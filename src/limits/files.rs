@@ -592,7 +592,7 @@ mod tests {
         let next = account.borrow_mut().day(now).ends;
         let grant = granted(&files, &demand(&key, 0, 0), Some(&account));
         assert_eq!(grant.account_day, account.borrow_mut().day(now).number());
-        drop(account.borrow_mut().take(next, false));
+        assert!(matches!(account.borrow_mut().take(next, false), super::super::Reservation::Decided(_)));
         files.give_back(&grant, Some(&account));
         assert_eq!([now, next].map(|day| account.borrow_mut().count_of_day(day)), [0, 1]);
     }

@@ -437,14 +437,16 @@ mod tests {
         let now = SystemTime::now();
         let next = rate.day(now).ends;
         for on_next in [false, true] {
-            (0..50).for_each(|_| drop(rate.take(now, false)));
+            for _ in 0..50 {
+                assert!(matches!(rate.take(now, false), Reservation::Decided(_)));
+            }
             assert!(rate.lease.left > 0 && rate.counted_day() == rate.day(now).number());
             let counted = (rate.count_of_day(now), rate.count_of_day(next));
             if on_next {
-                let _ = rate.together(next, false, |_| ());
+                assert!(rate.together(next, false, |_| ()).is_some());
                 assert_eq!((rate.count_of_day(now), rate.count_of_day(next)), counted);
             } else {
-                drop(rate.take(next, false));
+                assert!(matches!(rate.take(next, false), Reservation::Decided(_)));
                 assert_eq!(rate.counted_day(), rate.day(next).number());
                 assert_eq!((rate.count_of_day(now), rate.count_of_day(next)), (counted.0, counted.1 + 1));
             }

@@ -303,7 +303,9 @@ impl Record {
     }
 
     fn give_back_all(&mut self, quotas: &[Quota], taken: SystemTime) {
-        quotas.iter().for_each(|quota| self.give_back(quota, taken));
+        for quota in quotas {
+            self.give_back(quota, taken);
+        }
     }
 
     /// Takes one from the step of `taken`, if that still counts.
