@@ -7,7 +7,6 @@
 mod failure;
 
 use std::io::{self, Read};
-use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Weak};
