@@ -41,7 +41,7 @@
 //! session → cli, config, credentials, environment, http, platform, profile, providers
 //! credentials → environment, oauth, http, paths, platform, profile, providers, say
 //! config → environment, hooks, http, keys, paths, profile, providers, platform · paths → environment, platform, profile · profile → providers
-//! providers → oauth, http, platform · oauth → http · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
+//! providers → oauth, http, platform · oauth → http, platform · limits → keys, names, paths, platform, providers · keys → paths, platform · usage → paths, platform, providers
 //! hooks → environment, paths, platform, usage
 //! setup → paths, platform, providers, used by its commands only
 //! gateway → compression, credentials, environment, hooks, keys, limits, oauth, usage, platform, providers, http, names, proxies, tls, x509, used by its commands only

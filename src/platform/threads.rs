@@ -43,7 +43,7 @@ pub(crate) fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 ///
 /// Errors: those of `work`, and as [`start`].
 pub(crate) async fn finished<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    let counted = Counted::new().ok_or_else(|| refused(&io::Error::other("too many are running")))?;
+    let counted = Counted::new().ok_or_else(|| refused(&io::ErrorKind::ResourceBusy.into()))?;
     let (sender, receiver) = oneshot::channel();
     let work = move || {
         let _counted = counted;

@@ -273,7 +273,7 @@ fn no_secret_leaves_its_type_as_an_ordinary_string() {
         "Zeroizing::new(",
         "Secret::new(",
         "launch.arguments",
-        "hash(token.expose())",
+        "short_sha256(token.expose(), 16)",
         "Err(format!(\"\", access_token.expose()))",
         "ct_eq(",
         "Sha256::digest(",

@@ -120,6 +120,10 @@ impl Locks {
     ) -> Result<bool> {
         if let Some(path) = &self.store.qwen_code_lock {
             self.qwen_code = QwenCodeLock::acquire(path, &mut self.own, deadline, enough)?;
+            if let Some(failed) = self.qwen_code.as_mut().and_then(|lock| lock.refused.take()) {
+                self.release_qwen_code();
+                return failed.err();
+            }
             return Ok(self.qwen_code.is_some());
         }
         Ok(true)

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result};
 use uuid::Uuid;
 
-use crate::error::note;
+use crate::error::{Failed, note};
 use crate::platform::disk::{self, Identity};
 use crate::platform::files;
 use crate::platform::lock::{FileLock, NOTICE_AFTER, wait_over};
@@ -47,6 +47,8 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub(super) struct QwenCodeLock {
     stop: Option<Sender<()>>,
     heart: Option<JoinHandle<()>>,
+    /// Why it has no heartbeat: others would take it for stale.
+    pub(super) refused: Option<Failed>,
     path: PathBuf,
     id: String,
     /// Whether another program's lock disappeared while this process waited for it.
@@ -73,7 +75,7 @@ impl QwenCodeLock {
                 if logged {
                     log::info!("waited {} ms for the lock of Qwen Code", started.elapsed().as_millis());
                 }
-                let mut lock = Self::hold(path.to_owned(), id, file, held)?;
+                let mut lock = Self::hold(path.to_owned(), id, file, held);
                 lock.another_vanished = saw_another;
                 return Ok(Some(lock));
             }
@@ -120,11 +122,9 @@ impl QwenCodeLock {
         }
     }
 
-    /// Errors: there is no thread for the heartbeat; the lock is removed then.
-    fn hold(path: PathBuf, id: String, file: File, held: DeferredSignals) -> Result<Self> {
+    fn hold(path: PathBuf, id: String, file: File, held: DeferredSignals) -> Self {
         let (stop, stopped) = mpsc::channel();
         let beat = (path.clone(), id.clone());
-        let mut lock = Self { stop: Some(stop), heart: None, path, id, another_vanished: false, _held: held };
         let heart = threads::start(move || {
             let mut file = file;
             while stopped.recv_timeout(HEARTBEAT) == Err(RecvTimeoutError::Timeout) {
@@ -134,9 +134,12 @@ impl QwenCodeLock {
                     file = again;
                 }
             }
-        })?;
-        lock.heart = Some(heart);
-        Ok(lock)
+        });
+        let (heart, refused) = match heart {
+            Ok(heart) => (Some(heart), None),
+            Err(failed) => (None, Some(failed)),
+        };
+        Self { stop: Some(stop), heart, refused, path, id, another_vanished: false, _held: held }
     }
 }
 
@@ -241,8 +244,7 @@ mod tests {
             "ours".into(),
             create_with_id(&path, "ours").unwrap(),
             DeferredSignals::new(),
-        )
-        .unwrap();
+        );
         fs::remove_file(&path).unwrap();
         create_with_id(&path, "theirs").unwrap();
         drop(lock);

@@ -330,7 +330,9 @@ fn usage_is_counted_by_model_from_responses_and_streams() {
     drop(gateway.running.finish().dies_by(nix::sys::signal::Signal::SIGTERM).any_stdout());
     let mut outcome = machine.run(["usage", "--json"]);
     let json = outcome.json();
-    let entry = &json["usage"].as_array().unwrap().iter().find(|entry| entry["model"] != "").unwrap();
+    let entries = json["usage"].as_array().unwrap();
+    assert_eq!(entries.iter().filter_map(|entry| entry["prompt_tokens"].as_u64()).sum::<u64>(), 6, "{entries:?}");
+    let entry = entries.iter().find(|entry| entry["model"] == "coder-model").unwrap();
     assert_eq!((&entry["model"], &entry["profile"]), (&"coder-model".into(), &"qwen".into()));
     assert_eq!((&entry["requests"], &entry["tries"]), (&2.into(), &2.into()));
     assert_eq!((&entry["prompt_tokens"], &entry["completion_tokens"]), (&6.into(), &9.into()));

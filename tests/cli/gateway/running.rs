@@ -340,9 +340,9 @@ fn requests_that_the_gateway_itself_rejects_are_logged() {
     drop(left);
     logged(&log, 4);
     // And in the middle of its request.
-    let mut left = gateway.send("POST /v1/chat/completions", "Content-Length: 9\r\n", b"");
-    left.write(b"{");
-    upstream.wait_for_body(CHAT.len() + 1);
+    let mut left = gateway.send("POST /v1/chat/completions", "Transfer-Encoding: chunked\r\n", b"");
+    left.write(&chunk("{"));
+    upstream.wait_for_body(1);
     drop(left);
     logged(&log, 5);
     gateway.key = "wrong".into();
