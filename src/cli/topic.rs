@@ -42,7 +42,7 @@ Environment:
   BROWSER                  the browser that `login` opens
   OPENCODE_CONFIG, OPENCODE_CONFIG_DIR, CODEX_HOME, CLAUDE_CONFIG_DIR
                            where these tools, and so `setup`, have their files
-  CI                       set in a CI job: `login` opens no browser, and plans
+  CI                       set in a CI job: no browser is opened, and plans
                            that forbid unattended use cause a warning
   GITHUB_ACTIONS           `true` in a job of GitHub Actions, where
                            `env --format github` works

@@ -172,7 +172,7 @@ fn no_command_of_a_page_has_a_remark_behind_it() {
                 "sh" | "bash" | "zsh" | "shell" => &[""],
                 _ => continue,
             };
-            let typed = |line: &'_ str| {
+            let typed = |line: &str| {
                 prompts.iter().find_map(|prompt| line.trim_start().strip_prefix(prompt)).map(str::to_owned)
             };
             assert_eq!(block.lines().filter_map(typed).find(|line| has_remark(line)), None, "{name}");

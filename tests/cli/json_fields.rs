@@ -58,7 +58,9 @@ fn documents_have_the_fields_that_the_reference_lists() {
         }
         let entries = document[list].as_array().unwrap();
         assert!(!entries.is_empty(), "{output}");
-        entries.iter().for_each(|entry| assert_listed(output, &format!(".{list}[]"), entry));
+        for entry in entries {
+            assert_listed(output, &format!(".{list}[]"), entry);
+        }
     }
     assert_listed("token --format json", ".", &machine.run(["token", "--format", "json"]).json());
     let event = machine.run(["login", "--json"]).any_stderr().json();
