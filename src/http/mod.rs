@@ -60,7 +60,7 @@ pub(crate) fn user_agent() -> String {
 pub(crate) fn endpoint(text: &str) -> Result<Url> {
     // A server's document may name it.
     let shown = quoted(&without_user_info(text), &[]);
-    let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{shown}` rejected: {why}"));
+    let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{}` rejected: {why}", shown));
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() || has_user_info(text) {
         return refused("it contains a user name or password").err();

@@ -105,7 +105,7 @@ fn problem(error: &toml::de::Error) -> String {
     // After the message, the error states its place.
     let whole = error.to_string();
     let place = whole.strip_prefix(message).unwrap_or_default().trim();
-    let place = place.strip_prefix("in `").and_then(|place| place.strip_suffix('`'));
+    let place = place.strip_prefix("in ").map(|place| place.trim_matches('`'));
     printable(&place.map(|place| format!("`{place}`: {what}")).unwrap_or(what))
 }
 

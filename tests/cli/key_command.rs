@@ -75,7 +75,7 @@ fn the_value_of_a_variable_before_a_key_command_is_not_shown() {
     let hint = "write `env` in front, as in `--api-key-command 'env NAME=… op read \"op://Private/Qwen/key\"'`";
     let words = ["login", "groq", "--no-verify", "--api-key-command", "OP_TOKEN=secret-1 op read x"];
     let message = "the key command starts with an assignment, which needs a shell or `env`";
-    machine().variable("QWENAUTH_LOG", "trace").run(words).fails(2, message, hint);
+    machine().run(words).fails(2, message, hint);
     let status = by(machine(), "OP_TOKEN=secret-1 op read x").run(["status"]).any_stdout();
     assert!(!status.stdout.contains("secret-1") && status.stdout.contains("`OP_TOKEN`"), "{status}");
 }
