@@ -119,6 +119,6 @@ fn an_empty_model_is_none() {
 fn git_fetches_nothing_to_tell_whether_a_file_is_ignored() {
     let git = "#!/bin/sh\necho \"$GIT_NO_LAZY_FETCH $GIT_ALLOW_PROTOCOL\" >\"$HOME/git\"\n";
     let machine = Machine::new().logged_in().with_programs(&[("git", git)]);
-    drop(machine.shell("$QWENAUTH env --format dotenv >\"$HOME/.env\""));
+    drop(machine.shell("$QWENAUTH env --format dotenv >\"$HOME/.env\"; rm \"$HOME/.env\""));
     assert_eq!(std::fs::read_to_string(machine.home().join("git")).unwrap(), "1 none\n");
 }
