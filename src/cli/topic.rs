@@ -18,6 +18,8 @@ Environment:
                            (default: detected once)
   QWENAUTH_HOME            one directory for config, data and state
                            (default: the XDG directories)
+  QWENAUTH_SANDBOX         set by `sandbox` inside: its directory, which wins
+                           over every other one
   XDG_CONFIG_HOME, XDG_DATA_HOME, XDG_STATE_HOME
                            base directories of config, data and state
                            (default: `~/.config`, `~/.local/share` and

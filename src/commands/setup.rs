@@ -160,10 +160,10 @@ fn remove(tool: &Tool, args: &SetupArgs, session: &Session) -> Result<()> {
 /// What a tool of a member is given: the gateway of the team, and where its key is. No login is needed.
 fn team_access(url: &str, args: &SetupArgs, session: &Session) -> Result<Access> {
     let base_url = providers::base_url(&format!("{url}/v1"))?;
-    let tool = args.tool.as_deref().and_then(|typed| Some((typed, setup::find(typed).ok()?)));
-    if let Some((typed, tool)) = tool.filter(|(_, tool)| tool.reads_environment_only()) {
-        let program = tool.program;
-        let message = format!("`{typed}` reads the key and base URL from its environment, which `setup` cannot change");
+    let known = args.tool.as_deref().and_then(|tool| Some((tool, setup::find(tool).ok()?)));
+    if let Some((tool, known)) = known.filter(|(_, known)| known.reads_environment_only()) {
+        let program = known.program;
+        let message = format!("`{tool}` reads the key and base URL from its environment, which `setup` cannot change");
         let mut login = format!("qwenauth login team --base-url {}", tools::quoted(&base_url));
         if let Some(model) = &args.model {
             login += &format!(" --model {}", tools::quoted(model));

@@ -409,7 +409,9 @@ mod tests {
             let whole = format!("{text}{}", "z".repeat(more));
             for cut in 0..text.len() {
                 let mut meter = Meter::default();
-                [&whole[..cut], &whole[cut..]].iter().for_each(|piece| meter.see(piece.as_bytes()));
+                for piece in [&whole[..cut], &whole[cut..]] {
+                    meter.see(piece.as_bytes());
+                }
                 assert_eq!((meter.is_final(), meter.tokens().prompt), (is_final, 5), "{more} {cut}");
             }
         }

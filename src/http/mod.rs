@@ -60,7 +60,7 @@ pub(crate) fn user_agent() -> String {
 pub(crate) fn endpoint(text: &str) -> Result<Url> {
     // A server's document may name it.
     let shown = quoted(&without_user_info(text), &[]);
-    let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{}` rejected: {why}", shown));
+    let refused = |why: &str| Failed::new(Failure::Other, format!("URL `{shown}` rejected: {why}"));
     let url = Url::parse(text).map_err(|error| refused(&error.to_string()))?;
     if !url.username().is_empty() || url.password().is_some() || has_user_info(text) {
         return refused("it contains a user name or password").err();
@@ -393,14 +393,15 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let (sender, ended) = mpsc::channel();
-        thread::spawn(move || {
+        threads::start(move || {
             let (mut stream, _) = listener.accept().unwrap();
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n").unwrap();
             while stream.write_all(b" ").is_ok() {
                 thread::sleep(Duration::from_millis(5));
             }
             sender.send(()).unwrap();
-        });
+        })
+        .unwrap();
         let connection = Network::default().connect(&url).unwrap();
         assert!(connection.get(&url, None, &[], Duration::from_millis(100)).is_err());
         ended.recv_timeout(Duration::from_secs(3)).expect("the connection is closed");

@@ -232,11 +232,20 @@ fn a_client_secret_that_is_missing_is_reported() {
     let see = "see `client_secret_file` and `client_secret_env` under `[providers.corp]`";
     for (key, value, why, hint) in [
         ("client_secret_file", "~/absent", "there is no `{home}/absent`", see),
-        ("client_secret_file", "secret~8Q~abc.def", "`client_secret_file` is not an absolute path", "start it with `/` or `~/`"),
+        (
+            "client_secret_file",
+            "secret~8Q~abc.def",
+            "`client_secret_file` is not an absolute path",
+            "start it with `/` or `~/`",
+        ),
         ("client_secret_env", "secret~8Q~abc.def", "`client_secret_env` is not the name of a variable", see),
     ] {
         let machine = issuer(json!({})).configured(&format!("{CONFIG}{key} = \"{value}\"\n"));
-        machine.run(["login", "corp"]).fails(1, &format!("the client secret of provider `corp` is missing: {why}"), hint);
+        machine.run(["login", "corp"]).fails(
+            1,
+            &format!("the client secret of provider `corp` is missing: {why}"),
+            hint,
+        );
     }
 }
 

@@ -454,7 +454,7 @@ fn what_a_shell_reads_at_its_start_does_not_undo_the_sandbox() {
         let mut command = place.machine(&[]);
         near.controls(command.env("SHELL", shell));
         let mut child = command.spawn().unwrap();
-        drop((near, command));
+        drop(command);
         terminal.wait_for("(sandbox) ");
         let names = "$DASHSCOPE_API_KEY-$OPENAI_API_KEY-$QWENAUTH_LOG-$OTHER";
         terminal.types(&format!("echo \"$QWENAUTH_HOME-$CODEX_HOME-{names}\"; command -v qwenauth; exit 0\n"));

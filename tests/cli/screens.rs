@@ -160,31 +160,38 @@ fn what_was_used_and_what_is_left() {
             "rate_limited": rate_limited, "wait_ms": wait_ms,
         })
     };
+    let now = u64::try_from(now_ms()).unwrap() / 1000;
     let limit = |name: &str, limit: u64, remaining: u64, resets_at: Option<u64>| {
         json!({
             "profile": "openrouter", "provider": "openrouter",
-            "limits": [{"name": name, "limit": limit, "remaining": remaining, "resets_at": resets_at, "at": 1}],
+            "limits": [{"name": name, "limit": limit, "remaining": remaining, "resets_at": resets_at, "at": now}],
         })
     };
-    let lines = [
-        used("dashscope", "qwen3.8-flash", [128, 131, 1_234_567, 84_321, 3, 11_200]),
-        used("openrouter", "qwen/qwen3-coder-480b-a35b-instruct:free", [40, 40, 96_111, 11_042, 0, 0]),
-        limit("requests per day", 50, 10, Some(1_795_737_600)),
-        limit("requests per minute", 20, 20, None),
-        limit("tokens per day", 1_000_000, 0, None),
-    ];
-    let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
-    write_private(&day, text.join("\n"));
+    let write = |resets_at: Option<u64>| {
+        let lines = [
+            used("dashscope", "qwen3.8-flash", [128, 131, 1_234_567, 84_321, 3, 11_200]),
+            used("openrouter", "qwen/qwen3-coder-480b-a35b-instruct:free", [40, 40, 96_111, 11_042, 0, 0]),
+            limit("requests per day", 50, 10, resets_at),
+            limit("requests per minute", 20, 20, None),
+            limit("tokens per day", 1_000_000, 0, None),
+        ];
+        write_private(&day, lines.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"));
+    };
+    write(None);
     let arguments = ["usage", "--days", "3660"];
     shows(&machine, "usage", &arguments, 0);
+    write(Some(4_102_444_800));
     // A pipe has every figure whole, and nothing that a terminal draws.
     let piped = machine.run(arguments).any_stdout();
-    for whole in ["1234567", "qwen/qwen3-coder-480b-a35b-instruct:free", "40 of 50 used, resets 2026-11-27T00:00:00Z"] {
+    for whole in ["1234567", "qwen/qwen3-coder-480b-a35b-instruct:free", "40 of 50 used, resets 2100-01-01T00:00:00Z"] {
         assert!(piped.stdout.contains(whole), "{piped}");
     }
     assert!(!piped.stdout.contains(['█', '\u{1b}']), "{piped}");
+    // One that has reset is not shown.
+    write(Some(now - 1));
+    assert!(!machine.run(arguments).any_stdout().stdout.contains("of 50"));
     // A reset to come is so far away on a terminal.
-    let soon = u64::try_from(now_ms()).unwrap() / 1000 + 2 * 86_400 + 7 * 3600 + 60;
+    let soon = now + 2 * 86_400 + 7 * 3600 + 60;
     write_private(&day, limit("requests per day", 50, 10, Some(soon)).to_string());
     let shown = screen(&machine, &arguments, 80, None).0.screen().contents();
     assert!(shown.contains("40 of 50 used, resets in 2 d 7 h"), "{shown}");

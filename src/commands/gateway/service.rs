@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen};
 use crate::commands::{absolute, print, print_json};
-use crate::environment::{variable};
+use crate::environment::variable;
 use crate::error::{Failed, Failure, note, path_for_sh};
 use crate::gateway::key;
 use crate::installation::Installation;

@@ -18,6 +18,7 @@ use tower_service::Service;
 use super::connection::Connection;
 use super::{Origin, innermost};
 use crate::names::Resolver;
+use crate::platform::threads;
 use crate::{proxies, tls};
 
 /// Until a connection is ready for a request: name, TCP, proxy and TLS.
@@ -112,8 +113,8 @@ impl Connector {
         if self.tls.borrow().is_some() {
             // All streams would stand still meanwhile.
             let ca_file = self.ca_file.clone();
-            let read = tokio::task::spawn_blocking(move || tls::client_config(ca_file.as_deref())).await?;
-            *self.tls.borrow_mut() = Some(Arc::new(read?));
+            let read = threads::finished(move || tls::client_config(ca_file.as_deref())).await?;
+            *self.tls.borrow_mut() = Some(Arc::new(read));
         }
         Ok(())
     }

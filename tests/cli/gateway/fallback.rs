@@ -465,7 +465,7 @@ fn an_invalid_fallback_is_rejected_at_the_start() {
     start(&machine, "third").fails(
         4,
         "fallback names profile `third`, which is not logged in",
-        "run `qwenauth login --profile third PROVIDER`, or omit it",
+        "run `qwenauth login PROVIDER --profile third`, or omit it",
     );
     start(&machine, "first").fails(2, "fallback names profile `first` twice", "name each profile only once");
     for profile in ["third", "fourth"] {
