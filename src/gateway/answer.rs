@@ -133,6 +133,10 @@ pub(super) fn is_error(status: StatusCode) -> bool {
 
 /// `text` with `secret` overwritten; `None` if it is not in there.
 fn masked(text: &[u8], secret: &[u8]) -> Option<Vec<u8>> {
+    // Nearly all headers are shorter, and each response has some.
+    if text.len() < secret.len() {
+        return None;
+    }
     let mut found = memmem::find_iter(text, secret).peekable();
     found.peek()?;
     let mut masked = text.to_vec();
