@@ -18,7 +18,7 @@ use super::forward::forward;
 use super::own_pages::{healthy, json, members_page, metrics_page, readiness, with};
 use super::refusal::Refusal;
 use super::response_body::ResponseBody;
-use super::route::route;
+use super::route::{is_of_account, route};
 use super::served_profile::ServedProfile;
 use super::server::{MAX_HEAD_SIZE, Peer};
 use super::traffic::Entry;
@@ -106,7 +106,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
     }
     if let (Some(team), Some(key)) = (&gateway.team, &key)
         && request.uri().path() == "/v1/key"
-        && is_get
+        && (is_get || request.method() == Method::HEAD)
     {
         let (left, now) = (team.engine.left(key).await, team.engine.now());
         let mut response = json(&key_limits::describe(key, &left, now));
@@ -117,6 +117,11 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
         let message = "not found: the API is under `/v1`, or `/p/PROFILE/v1` with `--all-profiles`";
         return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into();
     };
+    if key.is_some() && is_of_account(&rest) {
+        let message =
+            "not found: what the account has used is not shown with this key; `GET /v1/key` shows the key's own limits";
+        return Refusal::new(StatusCode::NOT_FOUND, "not_found", message).into();
+    }
     match gateway.profiles.find(profile.as_deref()) {
         Ok(served) => Admitted::Forwarded { served, rest, key },
         Err(message) => Refusal::new(StatusCode::NOT_FOUND, "profile_not_found", message).into(),

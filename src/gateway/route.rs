@@ -22,6 +22,22 @@ pub(super) fn route(uri: &Uri) -> Option<(Option<String>, String)> {
     (rest.is_empty() || rest.starts_with(['/', '?'])).then(|| (profile, rest.to_owned()))
 }
 
+/// Whether a provider answers with the key or the credit that all keys share: as OpenRouter names these pages, however
+/// they are written. `rest`: what follows `/v1`.
+pub(super) fn is_of_account(rest: &str) -> bool {
+    let path = rest.split('?').next().unwrap_or_default();
+    let mut decoded = Vec::new();
+    let mut rest = path.as_bytes();
+    while let Some((&first, more)) = rest.split_first() {
+        let byte = more.get(..2).filter(|_| first == b'%').and_then(hexadecimal);
+        decoded.push(byte.unwrap_or(first).to_ascii_lowercase());
+        rest = if byte.is_some() { &more[2..] } else { more };
+    }
+    let segments = decoded.split(|byte| matches!(byte, b'/' | b'\\')).map(<[u8]>::trim_ascii);
+    let named: Vec<&[u8]> = segments.filter(|segment| !matches!(*segment, b"" | b".")).collect();
+    matches!(named[..], [b"key" | b"credits"] | [b"auth", b"key"])
+}
+
 /// Whether every server finds the same segments in `path`, and none of them goes up. Some cut a segment at `;`, at a NUL
 /// or at white space, some decode twice, and some decode bytes that are not UTF-8 to a dot or a slash.
 fn is_plain(path: &str) -> bool {
@@ -70,6 +86,18 @@ mod tests {
 
     fn routed(path: &str) -> Option<(Option<String>, String)> {
         route(&path.parse().unwrap())
+    }
+
+    #[test]
+    fn a_page_of_the_account_is_known_however_it_is_written() {
+        for rest in
+            ["/key", "/key/", "//key?a", "/./key", "/%6bey", "/KEY", "/auth/key", "/auth%2Fkey", "/credits", "/key%20"]
+        {
+            assert!(is_of_account(rest), "{rest}");
+        }
+        for rest in ["", "/", "/keys", "/models", "/chat/completions", "/files/key", "/models?key", "/auth", "/%6"] {
+            assert!(!is_of_account(rest), "{rest}");
+        }
     }
 
     #[test]

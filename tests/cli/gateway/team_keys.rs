@@ -331,6 +331,9 @@ fn a_budget_is_reserved_settled_by_the_response_used_up_and_reset() {
         "all of it is reserved for a completion of 4096 tokens"
     );
     until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.000_705);
+    for page in ["GET /v1/key/", "GET /v1/auth/key", "GET /v1/%6bey", "GET /v1/credits"] {
+        is_refused(&send(&gateway, &key, page, b""), 404, "not_found");
+    }
     let described = send(&gateway, &key, "GET /v1/key", b"").json()["data"].clone();
     assert_eq!((&described["limit"], &described["usage"]), (&0.001.into(), &0.000_705.into()));
     assert_eq!((&described["limit_reset"], &described["label"]), (&"month".into(), &"ann".into()));
