@@ -139,7 +139,10 @@ impl Files {
             Ok(None) => return Step::Busy,
             Err(error) => return unavailable(&error),
         };
-        let mut standing = file.read(&key, now);
+        let mut standing = match file.read(&key, now) {
+            Ok(standing) => standing,
+            Err(error) => return unavailable(&error),
+        };
         self.apply_late(&mut standing, &key.id);
         let mut rate = account.map(RefCell::borrow_mut);
         let step = match &mut rate {
@@ -218,7 +221,7 @@ impl Files {
         let key = self.look_up(&key.id).unwrap_or_else(|| Rc::clone(key));
         let recorded = self.file(&key.id).and_then(|file| {
             let Some(_lock) = file.lock()? else { return Ok(false) };
-            let mut standing = file.read(&key, now);
+            let mut standing = file.read(&key, now)?;
             self.apply_late(&mut standing, &key.id);
             if let Some((grant, used)) = ended {
                 apply(&mut standing, grant, used);
@@ -264,7 +267,7 @@ impl Files {
         for (id, ids) in &held {
             let (Some(key), Ok(file)) = (self.look_up(id), self.file(id)) else { continue };
             let Ok(Some(_lock)) = file.lock() else { continue };
-            let mut standing = file.read(&key, SystemTime::now());
+            let Ok(mut standing) = file.read(&key, SystemTime::now()) else { continue };
             standing.extend(ids);
             if let Err(error) = file.write(&standing) {
                 log::warn!("cannot extend the reservations of key `{id}`: {error:#}");
@@ -274,11 +277,11 @@ impl Files {
 
     /// What a key has left now.
     pub(super) fn left(&self, key: &KeyRecord) -> Left {
-        let left = self.file(&key.id).ok().map(|file| {
+        let left = self.file(&key.id).and_then(|file| {
             let _lock = file.lock();
-            file.read(key, SystemTime::now()).left()
+            Ok(file.read(key, SystemTime::now())?.left())
         });
-        left.unwrap_or_default()
+        left.unwrap_or(Left { is_spending_unknown: true, ..Left::default() })
     }
 }
 
@@ -710,12 +713,12 @@ mod tests {
         let file = KeyFile::open(directory.path(), &key.id).unwrap();
         let soon = system::monotonic().as_secs() + 60;
         let all_end_soon = || {
-            let mut standing = file.read(&key, SystemTime::now());
+            let mut standing = file.read(&key, SystemTime::now()).unwrap();
             standing.reserved_until().for_each(|(_, until)| *until = soon);
             file.write(&standing).unwrap();
         };
         let extended = || -> Vec<String> {
-            let mut standing = file.read(&key, SystemTime::now());
+            let mut standing = file.read(&key, SystemTime::now()).unwrap();
             standing.reserved_until().filter(|(_, until)| **until > soon).map(|(id, _)| id.to_owned()).collect()
         };
         all_end_soon();

@@ -33,6 +33,9 @@ const SLOT: u32 = 256 * 1024;
 /// Sequence, length and checksum before the text of a slot.
 const HEAD: usize = 16;
 
+/// How many former periods and days are kept.
+const FORMER: usize = 4;
+
 /// A request in flight.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Reserved {
@@ -56,6 +59,11 @@ pub(super) struct Sums {
     /// The day that `tokens_of_day` is for.
     day: i32,
     pub(super) tokens_of_day: u64,
+    /// The last ones before, and what was spent in them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    former_periods: Vec<(String, Money)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    former_days: Vec<(i32, u64)>,
     reserved: Vec<Reserved>,
     /// Seconds since 1970.
     pub(super) used_at: u64,
@@ -90,11 +98,13 @@ impl KeyFile {
     }
 
     /// The caller holds the lock.
-    pub(super) fn read(&self, key: &KeyRecord, now: SystemTime) -> KeyState {
+    ///
+    /// Errors: the file is damaged, and what was spent is unknown.
+    pub(super) fn read(&self, key: &KeyRecord, now: SystemTime) -> Result<KeyState> {
         let length = step_length(minute(key));
         let requests = WindowRecord::read_at(&self.file, 0, self.boot, length);
         let tokens = WindowRecord::read_at(&self.file, TOKENS_AT, self.boot, length);
-        let (sequence, mut sums) = self.newest_slot().unwrap_or_default();
+        let (sequence, mut sums) = self.newest_slot()?;
         let clock = system::monotonic().as_secs();
         if sums.boot != self.boot {
             // Whoever had requests in flight is gone.
@@ -103,16 +113,9 @@ impl KeyFile {
         }
         sums.reserved.retain(|reserved| reserved.until > clock);
         let period = key.spending_period(now).unwrap_or_default();
-        if sums.period != period {
-            sums.period = period;
-            sums.spent = Money::default();
-        }
-        let day = day_of(now).number();
-        if sums.day != day {
-            sums.day = day;
-            sums.tokens_of_day = 0;
-        }
-        KeyState { requests, tokens, sums, sequence }
+        turn(&mut sums.period, &mut sums.spent, &mut sums.former_periods, period);
+        turn(&mut sums.day, &mut sums.tokens_of_day, &mut sums.former_days, day_of(now).number());
+        Ok(KeyState { requests, tokens, sums, sequence })
     }
 
     /// The caller holds the lock, and `standing` was read under it.
@@ -135,7 +138,8 @@ impl KeyFile {
         disk::write_all_at(&self.file, &standing.tokens.to_bytes(), TOKENS_AT).with_context(failed)
     }
 
-    fn newest_slot(&self) -> Option<(u64, Sums)> {
+    /// Empty if there is none: nothing was ever written, or a power failure tore the first write.
+    fn newest_slot(&self) -> Result<(u64, Sums)> {
         let mut slots: Vec<(u64, u64)> = (0..2)
             .filter_map(|slot| {
                 let at = SLOTS_AT + slot * u64::from(SLOT);
@@ -145,7 +149,14 @@ impl KeyFile {
             })
             .collect();
         slots.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
-        slots.into_iter().find_map(|(_, at)| self.slot(at))
+        let are_both_used = slots.len() == 2 && slots.iter().all(|(sequence, _)| *sequence > 0);
+        match slots.into_iter().find_map(|(_, at)| self.slot(at)) {
+            Some(newest) => Ok(newest),
+            None if are_both_used => {
+                anyhow::bail!("`{}` is damaged; remove it to count the key from zero", self.path.display())
+            }
+            None => Ok(Default::default()),
+        }
     }
 
     fn slot(&self, at: u64) -> Option<(u64, Sums)> {
@@ -161,6 +172,19 @@ impl KeyFile {
         disk::read_exact_at(&self.file, &mut text, at + HEAD as u64).ok()?;
         (checksum(sequence, &text) == sum).then_some(())?;
         Some((sequence, serde_json::from_slice(&text).ok()?))
+    }
+}
+
+/// Makes `now` the current period, and `sum` its sum. Those before are kept for a while: a clock that is wrong for one request, or a
+/// budget that is changed and changed back, must not begin at zero what was spent.
+fn turn<P: PartialEq, S: Default>(current: &mut P, sum: &mut S, former: &mut Vec<(P, S)>, now: P) {
+    if *current == now {
+        return;
+    }
+    let known = former.iter().position(|(period, _)| *period == now).map(|at| former.remove(at).1);
+    former.push((std::mem::replace(current, now), std::mem::replace(sum, known.unwrap_or_default())));
+    if former.len() > FORMER {
+        former.remove(0);
     }
 }
 
@@ -274,8 +298,10 @@ pub(crate) fn key_standing(state: &Path, key: &KeyRecord, now: SystemTime) -> (L
     let Ok(file) = KeyFile::open(state, &key.id) else { return (Left::default(), 0) };
     // Without the lock if it is not available: a figure that is off by one request does no harm.
     let _lock = file.lock();
-    let mut standing = file.read(key, now);
-    (standing.left(), standing.sums.used_at)
+    match file.read(key, now) {
+        Ok(mut standing) => (standing.left(), standing.sums.used_at),
+        Err(_) => (Left { is_spending_unknown: true, ..Left::default() }, 0),
+    }
 }
 
 #[cfg(test)]
@@ -307,7 +333,7 @@ mod tests {
     }
 
     fn changed(file: &KeyFile, key: &KeyRecord, change: impl FnOnce(&mut KeyState)) {
-        let mut standing = file.read(key, SystemTime::now());
+        let mut standing = file.read(key, SystemTime::now()).unwrap();
         change(&mut standing);
         file.write(&standing).unwrap();
     }
@@ -319,12 +345,30 @@ mod tests {
         for spent in 1..=3 {
             changed(&file, &key, |standing| standing.sums.spent = Money(spent));
         }
-        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(3));
+        assert_eq!(file.read(&key, SystemTime::now()).unwrap().sums.spent, Money(3));
         // The third is in the second slot; half of the fourth goes to the first.
         disk::write_all_at(&file.file, &4_u64.to_le_bytes(), SLOTS_AT).unwrap();
-        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(3));
+        assert_eq!(file.read(&key, SystemTime::now()).unwrap().sums.spent, Money(3));
         changed(&file, &key, |standing| standing.sums.spent = Money(4));
-        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(4));
+        assert_eq!(file.read(&key, SystemTime::now()).unwrap().sums.spent, Money(4));
+    }
+
+    #[test]
+    fn where_both_slots_are_damaged_nobody_knows_what_was_spent() {
+        let (directory, key) = (tempfile::tempdir().unwrap(), key());
+        let file = KeyFile::open(directory.path(), &key.id).unwrap();
+        let damage = |slot: u64| disk::write_all_at(&file.file, b"?", SLOTS_AT + slot * u64::from(SLOT) + 20).unwrap();
+        changed(&file, &key, |standing| standing.sums.spent = Money(1));
+        damage(1);
+        assert_eq!(file.read(&key, SystemTime::now()).unwrap().sums.spent, Money(0), "the first write was torn");
+        for spent in 2..=3 {
+            changed(&file, &key, |standing| standing.sums.spent = Money(spent));
+        }
+        damage(0);
+        damage(1);
+        let error = file.read(&key, SystemTime::now()).err().unwrap().to_string();
+        assert!(error.ends_with(" is damaged; remove it to count the key from zero"), "{error}");
+        assert!(key_standing(directory.path(), &key, SystemTime::now()).0.is_spending_unknown);
     }
 
     #[test]
@@ -336,18 +380,18 @@ mod tests {
             standing.reserve("alive", 9, Money(2));
             standing.sums.reserved[0].until = system::monotonic().as_secs();
         });
-        let mut standing = file.read(&key, SystemTime::now());
+        let mut standing = file.read(&key, SystemTime::now()).unwrap();
         assert_eq!((standing.in_flight(), standing.reserved_money(), standing.left().tokens_of_day), (1, Money(2), 9));
         // Processes that had requests in flight before the reboot are gone.
         changed(&file, &key, |standing| standing.sums.boot += 1);
-        assert_eq!(file.read(&key, SystemTime::now()).in_flight(), 0);
+        assert_eq!(file.read(&key, SystemTime::now()).unwrap().in_flight(), 0);
     }
 
     #[test]
     fn what_is_left_is_told_of_the_whole_window_and_when_its_first_request_leaves_it() {
         let (directory, key) = (tempfile::tempdir().unwrap(), key());
         let file = KeyFile::open(directory.path(), &key.id).unwrap();
-        let mut standing = file.read(&key, SystemTime::now());
+        let mut standing = file.read(&key, SystemTime::now()).unwrap();
         let (length, day) = (standing.requests.step_length, standing.sums.day);
         let clock = || u64::try_from(system::monotonic().as_nanos()).unwrap();
         assert!(standing.left().minute_resets_in.is_zero());
@@ -371,7 +415,7 @@ mod tests {
     fn a_use_is_charged_to_the_period_and_day_it_began_in_and_a_reservation_is_its_own() {
         let (directory, key) = (tempfile::tempdir().unwrap(), key());
         let file = KeyFile::open(directory.path(), &key.id).unwrap();
-        let mut standing = file.read(&key, SystemTime::now());
+        let mut standing = file.read(&key, SystemTime::now()).unwrap();
         let (period, day) = (standing.sums.period.clone(), standing.sums.day);
         standing.charge(5, Money(7), Some(&period), day);
         standing.charge(50, Money(70), None, day - 1);
@@ -393,10 +437,19 @@ mod tests {
     fn another_period_begins_at_zero() {
         let (directory, mut key) = (tempfile::tempdir().unwrap(), key());
         let file = KeyFile::open(directory.path(), &key.id).unwrap();
-        changed(&file, &key, |standing| standing.sums.spent = Money(5));
+        changed(&file, &key, |standing| (standing.sums.spent, standing.sums.tokens_of_day) = (Money(5), 7));
         let month = Duration::from_secs(32 * 86400);
-        assert_eq!(file.read(&key, SystemTime::now() + month).sums.spent, Money(0));
+        let mut ahead = file.read(&key, SystemTime::now() + month).unwrap();
+        assert_eq!(ahead.sums.spent, Money(0));
+        // The clock was wrong.
+        (ahead.sums.spent, ahead.sums.tokens_of_day) = (Money(1), 10);
+        file.write(&ahead).unwrap();
+        let spent = |after| {
+            let sums = file.read(&key, SystemTime::now() + after).unwrap().sums;
+            (sums.spent, sums.tokens_of_day)
+        };
+        assert_eq!((spent(Duration::ZERO), spent(month)), ((Money(5), 7), (Money(1), 10)));
         key.resets += 1;
-        assert_eq!(file.read(&key, SystemTime::now()).sums.spent, Money(0));
+        assert_eq!(file.read(&key, SystemTime::now()).unwrap().sums.spent, Money(0));
     }
 }
