@@ -16,7 +16,7 @@ OFFLINE = {
 
 # Of the sandbox only its provider is used: what it would keep inside itself is to be in the home directory.
 EMPTY_HOME = """
-unset CODEX_HOME CLAUDE_CONFIG_DIR OPENCODE_CONFIG_DIR QWEN_HOME QWENAUTH_HOME
+unset CODEX_HOME CLAUDE_CONFIG_DIR OPENCODE_CONFIG_DIR QWEN_HOME QWENAUTH_HOME QWENAUTH_SANDBOX
 test -z "$(ls -A "$HOME")" || { echo "the home directory is not empty"; exit 1; }
 qwenauth login --no-browser || exit
 test -f "$HOME/.qwen/oauth_creds.json" || { echo "the login is not in the home directory"; exit 1; }
