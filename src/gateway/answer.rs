@@ -22,6 +22,10 @@ use crate::compression;
 use crate::credentials::Credential;
 use crate::providers::error::{ApiError, Response as ErrorResponse};
 
+/// Shortest credential that is looked for, in bytes. A server of one's own may have `x` or `test` as its key, which would be
+/// found in any header.
+const SHORTEST_HIDDEN: usize = 8;
+
 /// How much of an error's body is read to classify it, for at most [`ERROR_BODY_TIMEOUT`].
 const MAX_ERROR_SIZE: usize = 64 * 1024;
 const ERROR_BODY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,7 +63,7 @@ impl InspectedResponse {
     /// Overwrites the credential where the provider repeats it: in the head, and in what was read of an error.
     pub(super) fn hide(&mut self, credential: &Credential) {
         let secret = credential.access_token.expose().as_bytes();
-        if secret.is_empty() || credential.is_keyless() {
+        if secret.len() < SHORTEST_HIDDEN || credential.is_keyless() {
             return;
         }
         for value in self.response.headers_mut().values_mut() {
