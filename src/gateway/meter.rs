@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use hyper::body::Bytes;
-use memchr::memchr2;
 use memchr::memmem::{self, Finder};
+use memchr::{memchr_iter, memchr2, memrchr};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
@@ -126,6 +126,14 @@ impl Usage {
     }
 }
 
+/// Whether more text may be all that is missing: serde_json calls a number that is cut behind its point or exponent
+/// invalid where it skips it.
+fn is_at_end(error: &serde_json::Error, text: &[u8]) -> bool {
+    let last_line = memrchr(b'\n', text).map_or(0, |at| at + 1);
+    let lines = 1 + memchr_iter(b'\n', text).count();
+    error.is_eof() || (error.line(), error.column()) == (lines, text.len() - last_line)
+}
+
 /// Larger counts than a `u64` has are mistakes.
 fn whole(number: f64) -> Option<u64> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "held within the range")]
@@ -192,7 +200,7 @@ impl Meter {
                         let rest = text.len() - (end - value.len() + values.byte_offset());
                         self.seen_at_usage = self.seen - rest as u64;
                     }
-                    Some(Err(error)) if error.is_eof() && may_go_on => return at,
+                    Some(Err(error)) if may_go_on && is_at_end(&error, value) => return at,
                     None if may_go_on => return at,
                     _ => {}
                 }
@@ -356,6 +364,17 @@ mod tests {
         }
         let bytes: Vec<&str> = (0..text.len()).map(|at| &text[at..=at]).collect();
         assert_eq!(metered(&bytes), ((5, 7), Some("m".into())));
+    }
+
+    #[test]
+    fn usage_is_read_where_any_of_its_numbers_is_cut() {
+        for skipped in ["0.00012", "-1", "1e-5", "1.5E+7", "1e999", "[0.5,{\"x\":-2e3}]"] {
+            let text = format!("{{\"usage\":{{\n\"cost\":{skipped},\n\"prompt_tokens\":5,\"completion_tokens\":7}}}}");
+            for cut in 0..text.len() {
+                let (first, second) = text.split_at(cut);
+                assert_eq!(metered(&[first, second]).0, (5, 7), "{first} {second}");
+            }
+        }
     }
 
     #[test]
