@@ -130,7 +130,9 @@ fn holds_for_mutated_seeds(name: &str) {
     let (_, property) = PROPERTIES.into_iter().find(|(known, _)| *known == name).unwrap();
     let seeds = seeds(name);
     // What it finds becomes a seed, not a line in a file of numbers.
-    let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 100, ..ProptestConfig::default() };
+    let default = ProptestConfig::default();
+    let config =
+        ProptestConfig { cases: default.cases.max(2048), failure_persistence: None, max_shrink_iters: 100, ..default };
     proptest!(config, |(seed: Index, mutations in mutations())| {
         let mut bytes = seeds[seed.index(seeds.len())].1.clone();
         for mutation in mutations {
