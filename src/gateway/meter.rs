@@ -126,7 +126,7 @@ impl Usage {
     }
 }
 
-/// Whether more text may be all that is missing: serde_json calls a number that is cut behind its point or exponent
+/// Whether more text may be all that is missing: `serde_json` calls a number that is cut behind its point or exponent
 /// invalid where it skips it.
 fn is_at_end(error: &serde_json::Error, text: &[u8]) -> bool {
     let last_line = memrchr(b'\n', text).map_or(0, |at| at + 1);
