@@ -15,10 +15,14 @@ const BUSY: &str = "429 Too Many Requests";
 
 /// A login with a key at `upstream`, of a provider with no figures of its own.
 fn custom(upstream: &Upstream) -> Machine {
+    custom_with(upstream, "granted-key-1")
+}
+
+fn custom_with(upstream: &Upstream, key: &str) -> Machine {
     let machine = Machine::new();
     let url = format!("http://{}/v1", upstream.address);
     let login = ["login", "custom", "--base-url", &url, "--model", "m", "--no-verify", "--api-key-stdin"];
-    drop(machine.run_with_stdin(login, b"granted-key-1\n").exits(0).any_stderr());
+    drop(machine.run_with_stdin(login, format!("{key}\n").as_bytes()).exits(0).any_stderr());
     machine
 }
 
@@ -94,6 +98,18 @@ fn a_credential_that_the_provider_repeats_does_not_reach_the_client() {
             let body = r#"{"error":{"message":"************* is wrong"},"key":"*************"}"#;
             assert!(got.ends_with(body) && !got.contains("granted-key-1") && !got.contains("gzip"), "{got}");
         }
+    }
+}
+
+/// A server of one's own may have a word as its key, which is in its answers for other reasons.
+#[test]
+fn a_key_of_less_than_8_bytes_is_not_looked_for_in_what_the_provider_answers() {
+    for (key, is_hidden) in [("default", false), ("defaults", true)] {
+        let upstream = Upstream::always(reply("404 Not Found", "X-Model-Set: defaults\r\n", "no model in defaults"));
+        let machine = custom_with(&upstream, key);
+        let got = ask(&Gateway::start(&machine, &[]), "m");
+        let shown = if is_hidden { "********" } else { "defaults" };
+        assert_eq!((got.is(404).header("x-model-set"), got.text()), (shown, format!("no model in {shown}")));
     }
 }
 
