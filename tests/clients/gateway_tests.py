@@ -78,7 +78,8 @@ def openai_python(machine, ending):
 
 
 def openai_node(machine, ending):
-    script = machine.package("openai-node") / "ask-twice.mjs"  # beside node_modules, where `import` looks
+    (machine.work / "node_modules").symlink_to(machine.package("openai-node") / "node_modules")
+    script = machine.work / "ask-twice.mjs"
     script.write_text(NODE)
     done = run(machine, ending, machine.package("node-22") / "node_modules/.bin/node", script)
     assert done.stdout.count("practice answer to: ping") == 2, done.stdout

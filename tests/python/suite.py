@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from processes import REPOSITORY
@@ -31,20 +32,24 @@ def chosen(tests, begins):
     return found
 
 
-def run_each(tests, run, report=sys.stdout):
-    """Runs all of them, whatever fails; `run` gets a test and returns why it was skipped, if it was. Name → whether it passed."""
-    passed = {}
-    for name, test in tests.items():
+def run_each(tests, run, report=sys.stdout, workers=1):
+    """Runs all of them, so many at once, whatever fails; `run` gets a test and returns why it was skipped, if it was.
+    Name → whether it passed."""
+
+    def passes(named):
+        name, test = named
         started = time.monotonic()
         try:
             skipped = run(test)
         except Exception as failure:  # a test may fail in any way; the others still run
-            passed[name] = False
             line = f"FAIL {name}: {failure}\n{traceback.format_exc(limit=-3)}"
         else:
-            passed[name] = True
             line = f"skip {name}: {skipped}" if skipped else f"ok  {name}"
         print(f"{line}  ({time.monotonic() - started:.1f} s)", file=report, flush=True)
+        return not line.startswith("FAIL ")
+
+    with ThreadPoolExecutor(workers) as pool:
+        passed = dict(zip(tests, pool.map(passes, tests.items())))
     failed = list(passed.values()).count(False)
-    print(f"{len(passed) - failed} passed, {failed} failed", file=report)
+    print(f"{len(passed) - failed} passed, {failed} failed", file=report, flush=True)
     return passed
