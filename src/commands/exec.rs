@@ -78,7 +78,7 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     warn_of_refusal(&source, &credential, true);
     let model = Endpoint::of(&source, &credential, args.model.clone())?.model;
     let (listener, address) = Listener::on_loopback()?;
-    let key = gateway::key::new();
+    let key = gateway::gateway_key::new();
     let base_url = format!("http://{address}/v1");
     let mut group = shell::openai(&key, &base_url, model.as_deref()).to_vec();
     if args.native {

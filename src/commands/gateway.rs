@@ -12,10 +12,10 @@ use super::{print, print_json};
 use crate::cli::{GatewayArgs, Listen, Serve};
 use crate::credentials::{Credential, CredentialSource, Lifetime, MARGIN, Stored, fresh, model_of};
 use crate::error::{Failed, Failure, Report, note};
-use crate::gateway::fallback::Target;
-use crate::gateway::fleet::{Fleet, Part, Role};
-use crate::gateway::team::Keyed;
-use crate::gateway::{self, Identity, Listener, Members, Place, ProfileLookup, Served, TlsFiles, key};
+use crate::gateway::{
+    self, Fleet, Identity, Keyed, Listener, Members, Part, Place, ProfileLookup, Role, Served, Target, TlsFiles,
+    gateway_key,
+};
 use crate::keys::{Keys, TeamSecret};
 use crate::limits::shared::{KeysHere, SharedKeys};
 use crate::limits::{Engine, Files};
@@ -72,8 +72,8 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         shared.check(session.shared_tls(shared)?, keys_here.as_ref())?;
     }
     let key = match &args.api_key_file {
-        Some(path) => key::kept_in(path)?,
-        None => key::new(),
+        Some(path) => gateway_key::kept_in(path)?,
+        None => gateway_key::new(),
     };
     signals::allow_many_files(None);
     let listener = listen(args, identity)?;

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &SetupArgs, session: &Session) -> Result<()> {
         }
         SetUp::Plan(plan) => {
             if let (Some(GatewayKey::File(file)), None) = (&access.gateway_key, &args.gateway_url) {
-                gateway::key::kept_in(file)?;
+                gateway::gateway_key::kept_in(file)?;
             }
             let applied = plan.apply(tool, &access, &session.config.paths.state)?;
             say_done(tool, args, &access, &paths, &applied);

@@ -5,12 +5,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::fallback::Target;
-use super::fleet::{Fleet, Role};
-use super::listener::Listener;
+use super::admission::well_known::Members;
+use super::forward::fallback::Target;
+use super::keys::team::Keyed;
 use super::profiles::ProfileLookup;
-use super::team::Keyed;
-use super::well_known::Members;
+use super::profiles::fleet::{Fleet, Role};
+use super::server::listener::Listener;
 use crate::credentials::CredentialSource;
 use crate::hooks;
 use crate::limits::shared::Where;

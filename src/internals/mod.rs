@@ -19,7 +19,7 @@ use crate::config::{Config, Fallback, Team, with_profile};
 use crate::credentials::document::CredentialDocument;
 use crate::credentials::reading::{self, Format};
 use crate::error::{Failure, Report, printable};
-use crate::gateway::meter::Meter;
+use crate::gateway::Meter;
 use crate::gateway::upstream::whole::read_answer;
 use crate::http::{Reply, is_loopback};
 use crate::keys::Prices;

@@ -13,7 +13,7 @@ use crate::cli::{GATEWAY_ADDRESS, GatewayArgs, Listen};
 use crate::commands::{absolute, print, print_json};
 use crate::environment::variable;
 use crate::error::{Failed, Failure, note, path_for_sh};
-use crate::gateway::key;
+use crate::gateway::gateway_key;
 use crate::installation::Installation;
 use crate::paths;
 use crate::platform::service::{self, Service, ServicePaths, State};
@@ -68,7 +68,7 @@ pub(super) fn install(args: &GatewayArgs, session: &Session, certified: Option<S
     let program = lasting_program()?;
     let listen = address(args)?;
     let key_file = key_file(args, session)?;
-    drop(key::kept_in(&key_file)?);
+    drop(gateway_key::kept_in(&key_file)?);
     let home = paths::home(&session.environment)?;
     let config = paths::config_base(&session.environment)?;
     let paths = ServicePaths { home: &home, config: &config };

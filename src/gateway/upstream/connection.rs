@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Malformed;
 use super::head::{Head, HeadReader};
 use super::upload::{Upload, UploadError};
-use crate::gateway::request_body::Broken;
+use crate::gateway::request::request_body::Broken;
 
 /// How much is read at once, into the stack: a connection that waits for the next event holds no buffer.
 const PIECE: usize = 16 * 1024;

@@ -19,7 +19,7 @@ use super::answer::answer;
 use super::connection::{AskError, Connection};
 use super::fields::Fields;
 use super::{Answer, Origin, Upload, Upstream};
-use crate::gateway::request_body::{Budget, RequestBody};
+use crate::gateway::request::request_body::{Budget, RequestBody};
 
 /// The other side: what it sends, piece by piece, and what it got.
 #[derive(Default)]

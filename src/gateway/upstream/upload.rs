@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::connection::Io;
 use super::fields::Fields;
-use crate::gateway::request_body::{Broken, Reader};
+use crate::gateway::request::request_body::{Broken, Reader};
 
 /// The longest line before a chunk: 16 digits and its end.
 const CHUNK_LINE: usize = 18;
