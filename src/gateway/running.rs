@@ -139,7 +139,7 @@ fn run<B, F: Future<Output = Result<()>> + 'static>(
         let begun = begin()?;
         if let Some(shared) = &gateway.shared {
             shared.begin().await;
-            tokio::task::spawn_local(Rc::clone(shared).keep());
+            tokio::task::spawn_local(Rc::clone(shared).maintain());
             if let Some(fleet) = gateway.profiles.fleet() {
                 let home = Home::new(Rc::clone(shared), Rc::clone(fleet));
                 tokio::task::spawn_local(home.keep(Rc::clone(&gateway)));
@@ -168,7 +168,7 @@ fn run<B, F: Future<Output = Result<()>> + 'static>(
     drop(local);
     runtime.block_on(flush(&gateway));
     if let Some(shared) = &gateway.shared {
-        tokio::task::LocalSet::new().block_on(&runtime, shared.say_the_rest());
+        tokio::task::LocalSet::new().block_on(&runtime, shared.send_final_reports());
     }
     outcome
 }

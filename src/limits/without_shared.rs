@@ -128,7 +128,7 @@ impl Shared {
         match self.0 {}
     }
 
-    pub(crate) async fn keep(self: Rc<Self>) {
+    pub(crate) async fn maintain(self: Rc<Self>) {
         match self.0 {}
     }
 
@@ -136,7 +136,7 @@ impl Shared {
         match self.0 {}
     }
 
-    pub(crate) async fn say_the_rest(&self) {
+    pub(crate) async fn send_final_reports(&self) {
         match self.0 {}
     }
 

@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::RESERVED_FOR;
+use super::admission_reply::{AdmissionReply, Admitted, Verdict};
 use super::alone::Alone;
-use super::end::finishing;
+use super::finish_command::finish_command;
 use super::link::Link;
 use super::published::PublishedKeys;
 use super::script::{self, ADMIT, FINISH};
 use super::tickets::{CountedBy, Ticket, Tickets};
-use super::told::{Admitted, Told, Verdict};
 use crate::keys::Versioned;
 use crate::limits::together::{Decision, Ended, Health, Kind, Limit, OnLoss, milliseconds};
 
@@ -84,12 +84,12 @@ impl Admissions {
                 break;
             }
             let limits = limits(at);
-            let Some(told) = self.ask(&id, key.filter(|_| checks_record), &limits, longest).await else { break };
-            self.link.clock.set(told.now);
-            match told.verdict {
-                Verdict::Go(admitted) => return self.grant(id, limits, told.now, &admitted),
+            let Some(reply) = self.ask(&id, key.filter(|_| checks_record), &limits, longest).await else { break };
+            self.link.clock.set(reply.now);
+            match reply.verdict {
+                Verdict::Go(admitted) => return self.grant(id, limits, reply.now, &admitted),
                 Verdict::Refused { limit, wait } => {
-                    self.link.standing.borrow_mut().refused(&limits, limit, told.now);
+                    self.link.standing.borrow_mut().refused(&limits, limit, reply.now);
                     return Decision::Refused { limit, wait: Duration::from_millis(wait) };
                 }
                 Verdict::Period { at: current } => at = current,
@@ -148,7 +148,7 @@ impl Admissions {
         Decision::Go { wait: Duration::from_millis(admitted.at.saturating_sub(now)), ticket: id }
     }
 
-    async fn ask(&self, id: &str, key: Option<&Versioned>, limits: &[Limit], longest: u64) -> Option<Told> {
+    async fn ask(&self, id: &str, key: Option<&Versioned>, limits: &[Limit], longest: u64) -> Option<AdmissionReply> {
         let keys = 3 + limits.iter().map(Limit::number_of_keys).sum::<usize>();
         let mut command = script::command(&ADMIT, keys);
         command.arg(self.link.names.epoch()).arg(self.link.names.records()).arg(self.link.names.used_at());
@@ -162,14 +162,14 @@ impl Admissions {
             limit.add_arguments(&mut command);
         }
         let text: String = self.link.call(&ADMIT, &command).await?;
-        let Some(told) = Told::parse(&text, limits) else {
+        let Some(reply) = AdmissionReply::parse(&text, limits) else {
             self.link.lose(&script::unreadable().to_string());
             return None;
         };
-        if let (Some(key), Verdict::Go(_)) = (key, &told.verdict) {
+        if let (Some(key), Verdict::Go(_)) = (key, &reply.verdict) {
             self.keys.records.saw(&key.record.id, self.link.clock.own());
         }
-        Some(told)
+        Some(reply)
     }
 
     /// Ends an admitted request, once.
@@ -199,12 +199,12 @@ impl Admissions {
     }
 
     async fn report(&self, id: String, ticket: Ticket, how: Ended) {
-        let told: Option<u64> = if self.link.is_up() {
-            self.link.call(&FINISH, &finishing(&self.link, &id, &ticket, how)).await
+        let reply: Option<u64> = if self.link.is_up() {
+            self.link.call(&FINISH, &finish_command(&self.link, &id, &ticket, how)).await
         } else {
             None
         };
-        if told.is_none() {
+        if reply.is_none() {
             self.tickets.postpone((id, ticket, how));
         }
     }

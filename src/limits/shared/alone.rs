@@ -113,9 +113,9 @@ impl Standing {
             };
             match ticket.by {
                 CountedBy::Gateway(_) if !is_told => {
-                    counter.alone.sum += more;
+                    counter.unreported.sum += more;
                     if is_undone {
-                        remove(&mut counter.alone.times, entry);
+                        remove(&mut counter.unreported.times, entry);
                     }
                 }
                 CountedBy::Gateway(_) if self.lost.is_some() => {
@@ -139,9 +139,9 @@ fn remove(times: &mut VecDeque<(u64, u64)>, entry: (u64, u64)) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::admission_reply::{Admitted, Count};
     use super::super::counter::IDLE;
     use super::super::names::Names;
-    use super::super::told::{Admitted, Count};
     use super::*;
     use crate::limits::together::{UNLIMITED, Unit};
 
@@ -300,7 +300,7 @@ mod tests {
         let counted = |standing: &Standing| {
             let of = |limit: &Limit| {
                 let counter = &standing.counters[&limit.name];
-                let parts = [&counter.alone, &counter.sent];
+                let parts = [&counter.unreported, &counter.reporting];
                 (counter.own.len(), parts.map(|part| (part.times.len(), part.sum)), counter.ended.sum)
             };
             limits.iter().map(of).collect::<Vec<_>>()
@@ -321,7 +321,7 @@ mod tests {
                 assert_eq!(standing.decide(id, &limits, now, 0, &mut Vec::new()), Alone::Go { at: now });
             }
             if is_told {
-                standing.tell(&Names::new("team"), &mut Vec::new(), 20, 900);
+                standing.take_unreported(&Names::new("team"), &mut Vec::new(), 20, 900);
             }
             if is_lost {
                 standing.lose(20, 1);

@@ -8,8 +8,8 @@ use redis::aio::MultiplexedConnection;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::counts::AskedAbout;
-use super::end::finishing;
+use super::counter_sync::QueriedCounters;
+use super::finish_command::finish_command;
 use super::link::State;
 use super::script::{self, BEAT, FINISH, REJOIN};
 use super::{GONE_AFTER, RESERVED_FOR, Shared};
@@ -71,9 +71,9 @@ impl CatchUp<'_> {
         let expected = if link.state.get() == State::Lost { known_alive } else { 1 };
         // An emptied server decides nothing until the other gateways have returned their counts, or had the time to.
         loop {
-            let told = self.rejoin().await?;
-            link.epoch.replace(told.epoch.into());
-            if told.restored >= expected || !told.is_waiting {
+            let rejoined = self.rejoin().await?;
+            link.epoch.replace(rejoined.epoch.into());
+            if rejoined.restored >= expected || !rejoined.is_waiting {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
@@ -81,10 +81,10 @@ impl CatchUp<'_> {
         self.publish().await?;
         self.report_postponed().await?;
         // What all have counted, lest the next loss begin with what this gateway knew at the last one.
-        let (beat, asked) = self.ask().await?;
+        let (beat, queried) = self.ask().await?;
         anyhow::ensure!(self.is_same(&beat), "it was emptied, or is another server");
         link.standing.borrow_mut().found();
-        self.hear(&beat, &asked);
+        self.hear(&beat, &queried);
         Ok(())
     }
 
@@ -92,7 +92,8 @@ impl CatchUp<'_> {
     pub(super) async fn rejoin(&mut self) -> Result<Rejoined> {
         let link = &self.shared.link;
         let mut keys = vec![link.names.epoch(), link.names.of("restored"), link.names.of("restoring")];
-        let counters = link.standing.borrow_mut().tell(&link.names, &mut keys, link.now(), milliseconds(RESERVED_FOR));
+        let counters =
+            link.standing.borrow_mut().take_unreported(&link.names, &mut keys, link.now(), milliseconds(RESERVED_FOR));
         let said = json!({
             "instance": link.instance,
             "epoch": &**link.epoch.borrow(),
@@ -100,21 +101,21 @@ impl CatchUp<'_> {
             "wait": milliseconds(RESTORE),
             "counters": counters,
         });
-        let told: Rejoined =
+        let rejoined: Rejoined =
             script::run(&mut self.connection, &REJOIN, &keys, &said).await.map_err(|error| link.failure(&error))?;
-        link.standing.borrow_mut().arrived(link.now());
-        Ok(told)
+        link.standing.borrow_mut().confirm_reported(link.now());
+        Ok(rejoined)
     }
 
     /// Reports that this gateway is alive, and learns what all have counted.
     pub(super) async fn beat(&mut self) -> Result<Alive> {
         let link = &self.shared.link;
-        let (beat, asked) = self.ask().await?;
+        let (beat, queried) = self.ask().await?;
         let is_same = self.is_same(&beat);
         // An emptied server knows less than this gateway, and a server that returns does not know what was counted
         // alone.
         if is_same && !link.standing.borrow().is_lost() {
-            self.hear(&beat, &asked);
+            self.hear(&beat, &queried);
             link.standing.borrow_mut().prune(beat.now);
             link.alive.set(beat.alive.max(1));
         } else if link.state.get() == State::Starting {
@@ -123,28 +124,28 @@ impl CatchUp<'_> {
         Ok(Alive { now: beat.now, is_same })
     }
 
-    async fn ask(&mut self) -> Result<(Beat, AskedAbout)> {
+    async fn ask(&mut self) -> Result<(Beat, QueriedCounters)> {
         let link = &self.shared.link;
         let mut keys = vec![link.names.epoch(), link.names.gateways(), link.names.records()];
-        let (mut said, asked) = link.standing.borrow().asked(&link.names, &mut keys, link.now());
+        let (mut said, queried) = link.standing.borrow().query(&link.names, &mut keys, link.now());
         said["instance"] = link.instance.as_str().into();
         said["keep"] = milliseconds(GONE_AFTER).into();
         said["hold"] = milliseconds(RESERVED_FOR).into();
         let beat: Beat =
             script::run(&mut self.connection, &BEAT, &keys, &said).await.map_err(|error| link.failure(&error))?;
         self.shared.keys.compare_secret(beat.check.as_deref());
-        Ok((beat, asked))
+        Ok((beat, queried))
     }
 
     fn is_same(&self, beat: &Beat) -> bool {
         beat.epoch == **self.shared.link.epoch.borrow() && !beat.epoch.is_empty()
     }
 
-    fn hear(&self, beat: &Beat, asked: &AskedAbout) {
+    fn hear(&self, beat: &Beat, queried: &QueriedCounters) {
         let mut standing = self.shared.link.standing.borrow_mut();
-        asked.used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
-        asked.quotas.iter().zip(&beat.quotas).for_each(|(name, said)| standing.heard_quota(name, said));
-        asked
+        queried.used.iter().zip(&beat.used).for_each(|(name, used)| standing.heard(name, *used));
+        queried.quotas.iter().zip(&beat.quotas).for_each(|(name, said)| standing.heard_quota(name, said));
+        queried
             .windows
             .iter()
             .zip(&beat.windows)
@@ -175,7 +176,7 @@ impl CatchUp<'_> {
         let link = &self.shared.link;
         let tickets = &self.shared.admissions.tickets;
         while let Some((id, ticket, how)) = tickets.next_postponed() {
-            let command = finishing(link, &id, &ticket, how);
+            let command = finish_command(link, &id, &ticket, how);
             if let Err(error) = script::call::<u64>(&mut self.connection, &FINISH, &command).await {
                 tickets.postpone((id, ticket, how));
                 return Err(link.failure(&error));

@@ -26,11 +26,11 @@ pub(super) struct Counter {
     pub(super) last: u64,
     /// When this gateway's own requests are sent, and their tokens.
     pub(super) own: VecDeque<(u64, u64)>,
-    /// What it admitted alone and the server does not know, what it is being told, and what it was told since the loss.
-    pub(super) alone: Part,
-    pub(super) sent: Part,
-    pub(super) told: Part,
-    /// How much more was used than it was told, by requests that ended since: reported when it decides again.
+    /// What it admitted alone: not yet reported to the server, being reported, and reported since the loss.
+    pub(super) unreported: Part,
+    pub(super) reporting: Part,
+    pub(super) reported: Part,
+    /// How much more was used than was reported, by requests that ended since: reported when it decides again.
     pub(super) ended: Part,
     /// In flight.
     pub(super) running: BTreeSet<String>,
@@ -68,9 +68,9 @@ impl Counter {
             first: 0,
             last: 0,
             own: VecDeque::new(),
-            alone: Part::default(),
-            sent: Part::default(),
-            told: Part::default(),
+            unreported: Part::default(),
+            reporting: Part::default(),
+            reported: Part::default(),
             ended: Part::default(),
             running: BTreeSet::new(),
             shared_from: 0,
@@ -167,21 +167,21 @@ impl Counter {
             Kind::Window { .. } => self.plan_alone(at, 1),
             Kind::Tokens { add, .. } => self.plan_alone(at, add),
             Kind::Parallel => drop(self.running.insert(id.to_owned())),
-            Kind::Day { .. } => self.alone.sum += 1,
+            Kind::Day { .. } => self.unreported.sum += 1,
             Kind::Quota { .. } => {
-                self.alone.times.push_back((at, 1));
-                self.alone.sum += 1;
+                self.unreported.times.push_back((at, 1));
+                self.unreported.sum += 1;
             }
             Kind::Spend { .. } => {
                 self.running.insert(id.to_owned());
-                self.alone.sum += i64::try_from(reserved).unwrap_or(i64::MAX);
+                self.unreported.sum += i64::try_from(reserved).unwrap_or(i64::MAX);
             }
         }
     }
 
     fn plan_alone(&mut self, at: u64, amount: u64) {
         plan(&mut self.own, at, amount);
-        self.alone.times.push_back((at, amount));
+        self.unreported.times.push_back((at, amount));
         if at < self.shared_from {
             self.allowance = self.allowance.saturating_sub(amount);
         }
@@ -189,7 +189,7 @@ impl Counter {
 
     pub(super) fn forget_old(&mut self, now: u64) {
         if let Some(window) = self.window() {
-            for times in [&mut self.own, &mut self.alone.times, &mut self.told.times] {
+            for times in [&mut self.own, &mut self.unreported.times, &mut self.reported.times] {
                 while times.front().is_some_and(|(at, _)| at + window <= now) {
                     times.pop_front();
                 }
@@ -197,23 +197,25 @@ impl Counter {
         }
     }
 
-    /// What it admitted alone, whether or not the server was told of it.
+    /// What it admitted alone, whether or not it was reported to the server.
     pub(super) fn alone_in_all(&self) -> i64 {
-        self.alone.sum + self.sent.sum + self.told.sum + self.ended.sum
+        self.unreported.sum + self.reporting.sum + self.reported.sum + self.ended.sum
     }
 
-    /// The server decides again: what it was told is a part of what all gateways counted.
+    /// The server decides again: what was reported is a part of what all gateways counted.
     pub(super) fn found(&mut self) {
-        let (told, ended) = (std::mem::take(&mut self.told), std::mem::take(&mut self.ended));
+        let (reported, ended) = (std::mem::take(&mut self.reported), std::mem::take(&mut self.ended));
         match self.kind {
             Kind::Quota { window } => {
                 let slice = quota_slice(window);
-                told.times.iter().for_each(|(at, count)| *self.slices.entry(at / slice).or_default() += count);
+                reported.times.iter().for_each(|(at, count)| *self.slices.entry(at / slice).or_default() += count);
                 for (at, count) in ended.times {
                     self.slices.entry(at / slice).and_modify(|known| *known = known.saturating_sub(count));
                 }
             }
-            Kind::Day { .. } | Kind::Spend { .. } => self.seen = self.seen.saturating_add_signed(told.sum + ended.sum),
+            Kind::Day { .. } | Kind::Spend { .. } => {
+                self.seen = self.seen.saturating_add_signed(reported.sum + ended.sum);
+            }
             _ => {}
         }
     }
@@ -357,17 +359,18 @@ mod tests {
         for (kind, own, allowance) in [(WINDOW, 1, 9), (Kind::Tokens { window: 1000, add: 3 }, 3, 7)] {
             let counter = admitted(kind);
             assert_eq!(counter.own, [(49, own), (50, own)]);
-            assert_eq!(counter.alone.times, counter.own);
-            assert_eq!((counter.alone.sum, counter.allowance), (0, allowance), "{kind:?}");
+            assert_eq!(counter.unreported.times, counter.own);
+            assert_eq!((counter.unreported.sum, counter.allowance), (0, allowance), "{kind:?}");
             assert!(counter.running.is_empty());
         }
         for (kind, alone, sum, running) in
             [(Kind::Parallel, 0, 0, 1), (day(0), 0, 2, 0), (QUOTA, 2, 2, 0), (spend(0), 0, 14, 1)]
         {
             let mut counter = admitted(kind);
-            let found = (counter.alone.times.len(), counter.alone.sum, counter.running.len(), counter.own.len());
+            let found =
+                (counter.unreported.times.len(), counter.unreported.sum, counter.running.len(), counter.own.len());
             assert_eq!(found, (alone, sum, running, 0), "{kind:?}");
-            (counter.sent.sum, counter.told.sum, counter.ended.sum) = (100, 1000, -7);
+            (counter.reporting.sum, counter.reported.sum, counter.ended.sum) = (100, 1000, -7);
             assert_eq!(counter.alone_in_all(), sum + 1093);
         }
     }
@@ -379,12 +382,12 @@ mod tests {
             plan(&mut counter.own, at, amount);
         }
         assert_eq!(counter.own, [(5, 4), (10, 2), (20, 1), (20, 3), (30, 5)]);
-        (counter.alone.times, counter.told.times) = (counter.own.clone(), counter.own.clone());
+        (counter.unreported.times, counter.reported.times) = (counter.own.clone(), counter.own.clone());
         counter.forget_old(1004);
-        assert_eq!([&counter.own, &counter.alone.times, &counter.told.times].map(VecDeque::len), [5; 3]);
+        assert_eq!([&counter.own, &counter.unreported.times, &counter.reported.times].map(VecDeque::len), [5; 3]);
         counter.forget_old(1010);
         assert_eq!(counter.own, [(20, 1), (20, 3), (30, 5)]);
-        assert_eq!([&counter.alone.times, &counter.told.times], [&counter.own; 2]);
+        assert_eq!([&counter.unreported.times, &counter.reported.times], [&counter.own; 2]);
         assert_eq!((counter.window(), self::counter(QUOTA, 1, None).window()), (Some(1000), None));
     }
 

@@ -1,42 +1,42 @@
 //! The counters of many gateways together, kept by one Redis or Valkey server.
 //!
 //! ```text
-//! mod.rs         what a gateway asks of it
-//! link.rs        the server as one gateway knows it: the connection, its clock, what it counted
-//! keep.rs        the connection: begun, kept alive, lost, and probed for
-//! address.rs     the address of the server, and the connection to it
-//! inspect.rs     whether a server can be used, and why it does not serve
-//! catch_up.rs    what gateway and server tell each other apart from requests, also after an outage
-//! names.rs       the names of what is stored there
-//! script.rs      the scripts, and how they are called
-//! arguments.rs   how scripts get a limit
-//! told.rs        what the admission script answers
-//! admissions.rs  the requests that are counted: decided by the server or alone, and ended
-//! tickets.rs     the requests that were admitted
-//! end.rs         how the end of a request is reported
-//! standing.rs    what one gateway knows of the counters
-//! counter.rs     one counter as one gateway knows it
-//! alone.rs       a gateway that decides alone, within its share
-//! counts.rs      what one gateway tells the server of its counters
-//! keys.rs        the engine of keys: which limits apply to a request, and what a decision means for it
-//! records.rs     the records of keys, as last read
-//! published.rs   the records of keys on the server
-//! secret.rs      whether the keys there are made under the same team secret
-//! ledger.rs      the usage of all gateways, summed up
-//! tokens.rs      access tokens of logins, published by their homes for the edges
-//! remote.rs      the same server for commands, which query it once
-//! clock.rs       the server's time as estimated here
-//! admit.lua      decides one request
-//! finish.lua     settles or releases a request, once
-//! beat.lua       reports that a gateway is alive
-//! rejoin.lua     adds counts of an outage, or restores those of an emptied server
-//! publish.lua    stores the records of keys, unless newer ones are there
-//! look.lua       reads counters without counting
-//! ledger.lua     adds usage, once per sequence number
-//! publish_token.lua  stores a token of a login's home, unless a newer one is there
-//! watch_token.lua    reports that the home of a login is alive, and reads what edges need
-//! look_token.lua     reads the token of a login, for an edge
-//! want_token.lua     asks for a newer token, for an edge
+//! mod.rs              what a gateway asks of it
+//! link.rs             the server as one gateway knows it: the connection, its clock, what it counted
+//! heartbeat.rs        the connection: begun, kept alive, lost, and probed for
+//! address.rs          the address of the server, and the connection to it
+//! inspect.rs          whether a server can be used, and why it does not serve
+//! catch_up.rs         what gateway and server exchange apart from requests, also after an outage
+//! names.rs            the names of what is stored there
+//! script.rs           the scripts, and how they are called
+//! arguments.rs        how scripts get a limit
+//! admission_reply.rs  what the admission script answers
+//! admissions.rs       the requests that are counted: decided by the server or alone, and ended
+//! tickets.rs          the requests that were admitted
+//! finish_command.rs   how the end of a request is reported
+//! standing.rs         what one gateway knows of the counters
+//! counter.rs          one counter as one gateway knows it
+//! alone.rs            a gateway that decides alone, within its share
+//! counter_sync.rs     what one gateway reports to the server of its counters, and queries of them
+//! keys.rs             the engine of keys: which limits apply to a request, and what a decision means for it
+//! records.rs          the records of keys, as last read
+//! published.rs        the records of keys on the server
+//! secret.rs           whether the keys there are made under the same team secret
+//! ledger.rs           the usage of all gateways, summed up
+//! tokens.rs           access tokens of logins, published by their homes for the edges
+//! remote.rs           the same server for commands, which query it once
+//! clock.rs            the server's time as estimated here
+//! admit.lua           decides one request
+//! finish.lua          settles or releases a request, once
+//! beat.lua            reports that a gateway is alive
+//! rejoin.lua          adds counts of an outage, or restores those of an emptied server
+//! publish.lua         stores the records of keys, unless newer ones are there
+//! look.lua            reads counters without counting
+//! ledger.lua          adds usage, once per sequence number
+//! publish_token.lua   stores a token of a login's home, unless a newer one is there
+//! watch_token.lua     reports that the home of a login is alive, and reads what edges need
+//! look_token.lua      reads the token of a login, for an edge
+//! want_token.lua      asks for a newer token, for an edge
 //! ```
 //!
 //! Hazard: the server is slow, stopped, read-only, full or emptied, and every request of a team waits for it. Rule: one
@@ -45,16 +45,17 @@
 //! every gateway has returned its counts.
 
 mod address;
+mod admission_reply;
 mod admissions;
 mod alone;
 mod arguments;
 mod catch_up;
 mod clock;
 mod counter;
-mod counts;
-mod end;
+mod counter_sync;
+mod finish_command;
+mod heartbeat;
 mod inspect;
-mod keep;
 mod keys;
 mod ledger;
 mod link;
@@ -67,7 +68,6 @@ mod secret;
 mod standing;
 mod tickets;
 mod tokens;
-mod told;
 
 use std::cell::RefCell;
 use std::rc::Rc;

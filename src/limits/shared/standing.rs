@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::admission_reply::Admitted;
 use super::counter::{Counter, plan};
-use super::told::Admitted;
 use crate::limits::together::{Kind, Limit};
 
 #[derive(Debug, Default)]
@@ -34,20 +34,20 @@ impl Standing {
     }
 
     /// The server admitted a request at its time `now`.
-    pub(super) fn admitted(&mut self, id: &str, limits: &[Limit], now: u64, told: &Admitted) {
+    pub(super) fn admitted(&mut self, id: &str, limits: &[Limit], now: u64, admission: &Admitted) {
         for (index, limit) in limits.iter().enumerate() {
             let counter = self.counter(limit, now);
             counter.forget_old(now);
-            let count = told.counts.get(index).copied().unwrap_or_default();
-            counter.learn(limit.most.saturating_sub(count.left), told.at, now);
+            let count = admission.counts.get(index).copied().unwrap_or_default();
+            counter.learn(limit.most.saturating_sub(count.left), admission.at, now);
             match limit.kind {
                 Kind::Window { .. } => {
                     (counter.first, counter.last) = (count.first, count.last);
-                    plan(&mut counter.own, told.at, 1);
+                    plan(&mut counter.own, admission.at, 1);
                 }
                 Kind::Tokens { add, .. } => {
-                    counter.last = told.at;
-                    plan(&mut counter.own, told.at, add);
+                    counter.last = admission.at;
+                    plan(&mut counter.own, admission.at, add);
                 }
                 Kind::Parallel | Kind::Spend { .. } => drop(counter.running.insert(id.to_owned())),
                 Kind::Day { .. } | Kind::Quota { .. } => {}
@@ -140,9 +140,9 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
+    use super::super::admission_reply::Count;
     use super::super::counter::DAY;
     use super::super::tickets::{CountedBy, Ticket};
-    use super::super::told::Count;
     use super::*;
     use crate::limits::together::{Ended, Unit};
 
@@ -218,7 +218,7 @@ mod tests {
         for limit in [limit(Kind::Day { begins: 0, ends: 9000 }), spend, limit(Kind::Quota { window: 12_800 })] {
             let mut standing = admitted(&limit, 5200, Count { left: 12, ..Count::default() });
             assert_eq!(standing.used(&limit, 5200), (8, 0), "{limit:?}");
-            standing.counter(&limit, 5200).alone.sum = 3;
+            standing.counter(&limit, 5200).unreported.sum = 3;
             assert_eq!(standing.used(&limit, 5200), (11, 0), "{limit:?}");
             // The server refuses: all of it is used.
             standing.refused(std::slice::from_ref(&limit), 0, 5200);
@@ -239,7 +239,7 @@ mod tests {
         standing.heard("x", 9);
         standing.heard("y", 9);
         assert_eq!((standing.count("x"), standing.count("y")), (Some(9), None));
-        standing.counter(&day, 5200).alone.sum = -2;
+        standing.counter(&day, 5200).unreported.sum = -2;
         assert_eq!(standing.count("x"), Some(7));
         let quota = limit(Kind::Quota { window: 12_800 });
         let mut standing = admitted(&quota, 5200, Count { left: 12, ..Count::default() });

@@ -509,7 +509,7 @@ fn a_stopped_server_is_waited_for_once() {
             assert!(matches!(decided, Poll::Ready(Decision::Go { .. })), "it waits: {}", decided.is_pending());
         }
         assert!(Command::new("kill").args(["-CONT", &id]).status().unwrap().success());
-        let keeping = tokio::task::spawn_local(Rc::clone(&gateway).keep());
+        let keeping = tokio::task::spawn_local(Rc::clone(&gateway).maintain());
         until(|| gateway.health() == Health::Up).await;
         keeping.abort();
     });
@@ -1254,7 +1254,7 @@ fn the_usage_of_a_team_is_read_with_the_names_of_its_keys() {
             keyed.gateway.enter(row(day), [("requests", 1)]);
         }
         assert!(keyed.gateway.ledger.has_news());
-        keyed.gateway.say_the_rest().await;
+        keyed.gateway.send_final_reports().await;
         assert!(!keyed.gateway.ledger.has_news());
         let place = server.place();
         let days = ["2026-01-01", "2026-01-02"].map(str::to_owned);
@@ -1278,7 +1278,7 @@ fn what_ends_while_the_gateway_stops_is_reported_with_the_rest() {
         assert_eq!(gateway.admissions.tickets.under_way.get(), 0);
         gateway.end(ticket, Ended::GivenBack);
         assert_eq!(gateway.admissions.tickets.under_way.get(), 0, "nothing runs that could report it");
-        gateway.say_the_rest().await;
+        gateway.send_final_reports().await;
         let mut connection = gateway.link.connection.borrow().clone().unwrap();
         let key = gateway.link.names.of("d");
         let count: u64 = redis::cmd("GET").arg(key).query_async(&mut connection).await.unwrap();
@@ -1444,12 +1444,12 @@ fn a_server_that_was_never_reachable_is_asked_at_intervals() {
         shared.begin().await;
         assert_eq!((shared.health(), shared.said.borrow().as_str()), (Health::Down, "it is still loading its data"));
         // The first pause is a second.
-        drop(tokio::time::timeout(Duration::from_millis(300), Rc::clone(&shared).keep()).await);
+        drop(tokio::time::timeout(Duration::from_millis(300), Rc::clone(&shared).maintain()).await);
         assert!(connections.load(Ordering::Relaxed) <= 2);
         // Nor is one that was lost asked at once.
         shared.link.state.set(link::State::Lost);
         let before = connections.load(Ordering::Relaxed);
-        drop(tokio::time::timeout(Duration::from_millis(300), Rc::clone(&shared).keep()).await);
+        drop(tokio::time::timeout(Duration::from_millis(300), Rc::clone(&shared).maintain()).await);
         assert_eq!(connections.load(Ordering::Relaxed), before);
     });
 }

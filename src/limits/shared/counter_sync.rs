@@ -1,4 +1,4 @@
-//! What one gateway tells the server of its counters, and asks about them.
+//! What one gateway reports to the server of its counters, and queries of them.
 
 use std::rc::Rc;
 
@@ -10,21 +10,21 @@ use super::names::Names;
 use super::standing::Standing;
 use crate::limits::together::{Kind, quota_slice, slice};
 
-/// The names of the counters that a beat asks about.
+/// The names of the counters that a beat queries.
 #[derive(Debug, Default)]
-pub(super) struct AskedAbout {
+pub(super) struct QueriedCounters {
     pub(super) used: Vec<Rc<str>>,
     pub(super) windows: Vec<Rc<str>>,
     pub(super) quotas: Vec<Rc<str>>,
 }
 
 impl Standing {
-    /// What a beat asks about: keys after `keys`, and the numbers of them.
-    pub(super) fn asked(&self, names: &Names, keys: &mut Vec<String>, now: u64) -> (Value, AskedAbout) {
+    /// What a beat queries: keys after `keys`, and the numbers of them.
+    pub(super) fn query(&self, names: &Names, keys: &mut Vec<String>, now: u64) -> (Value, QueriedCounters) {
         let of = |wanted: fn(&Kind) -> bool| {
             self.counters.iter().filter(move |(_, counter)| wanted(&counter.kind) && counter.is_followed(now))
         };
-        let AskedAbout { mut used, mut windows, mut quotas } = AskedAbout::default();
+        let QueriedCounters { mut used, mut windows, mut quotas } = QueriedCounters::default();
         let mut holding = Vec::new();
         for (name, _) in of(|kind| matches!(kind, Kind::Day { .. })) {
             keys.push(names.of(name));
@@ -59,48 +59,48 @@ impl Standing {
             "quotas": quotas.len(),
             "running": running,
         });
-        (numbers, AskedAbout { used, windows, quotas })
+        (numbers, QueriedCounters { used, windows, quotas })
     }
 
     /// Whether anything was counted alone that the server does not know yet.
     pub(super) fn has_news(&self) -> bool {
-        self.counters.values().any(|counter| !counter.alone.times.is_empty() || counter.alone.sum != 0)
+        self.counters.values().any(|counter| !counter.unreported.times.is_empty() || counter.unreported.sum != 0)
     }
 
     /// What a server that is reachable again gets: `counters` of the script, and its keys.
-    pub(super) fn tell(&mut self, names: &Names, keys: &mut Vec<String>, now: u64, hold: u64) -> Vec<Value> {
+    pub(super) fn take_unreported(&mut self, names: &Names, keys: &mut Vec<String>, now: u64, hold: u64) -> Vec<Value> {
         self.reports += 1;
         let mut counters = Vec::new();
         for (name, counter) in &mut self.counters {
-            counter.sent.take(&mut counter.alone);
+            counter.reporting.take(&mut counter.unreported);
             let mut entry = match counter.kind {
                 Kind::Window { window } => json!({
                     "kind": "window",
                     "window": window,
                     "times": counter.own.iter().map(|(at, _)| at).collect::<Vec<_>>(),
-                    "added": counter.sent.times.iter().map(|(at, _)| at).collect::<Vec<_>>(),
+                    "added": counter.reporting.times.iter().map(|(at, _)| at).collect::<Vec<_>>(),
                 }),
                 Kind::Tokens { window, .. } => json!({
                     "kind": "tokens",
                     "window": window,
                     "slice": slice(window),
                     "times": counter.own,
-                    "added": counter.sent.times,
+                    "added": counter.reporting.times,
                 }),
                 Kind::Quota { window } => json!({
                     "kind": "quota",
                     "window": window,
                     "slice": quota_slice(window),
                     "seen": counter.slices.iter().collect::<Vec<_>>(),
-                    "told": counter.told.times,
-                    "added": counter.sent.times,
+                    "told": counter.reported.times,
+                    "added": counter.reporting.times,
                 }),
                 Kind::Parallel => json!({ "kind": "parallel", "ids": counter.running, "keep": hold }),
                 Kind::Day { ends, .. } | Kind::Spend { ends, .. } => json!({
                     "kind": if matches!(counter.kind, Kind::Day { .. }) { "day" } else { "spend" },
                     "seen": counter.seen,
-                    "told": counter.told.sum,
-                    "add": counter.sent.sum,
+                    "told": counter.reported.sum,
+                    "add": counter.reporting.sum,
                     "keep": ends.saturating_sub(now) + DAY,
                 }),
             };
@@ -113,12 +113,12 @@ impl Standing {
         counters
     }
 
-    /// The server has received what [`Self::tell`] returned, and all gateways see it. While this gateway decides alone it
-    /// remains a part of its share.
-    pub(super) fn arrived(&mut self, now: u64) {
+    /// The server has received what [`Self::take_unreported`] returned, and all gateways see it. While this gateway
+    /// decides alone it remains a part of its share.
+    pub(super) fn confirm_reported(&mut self, now: u64) {
         self.counters.retain(|_, counter| !counter.is_over(now));
         for counter in self.counters.values_mut() {
-            counter.told.take(&mut counter.sent);
+            counter.reported.take(&mut counter.reporting);
             if self.lost.is_none() {
                 counter.found();
             }
@@ -128,7 +128,7 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::told::{Admitted, Count};
+    use super::super::admission_reply::{Admitted, Count};
     use super::*;
     use crate::limits::together::{Limit, Unit};
 
@@ -154,13 +154,13 @@ mod tests {
             limit("t", Kind::Tokens { window: 1000, add: 1 }),
         ]);
         let (names, mut keys) = (Names::new("team"), Vec::new());
-        let (numbers, asked) = standing.asked(&names, &mut keys, 100);
+        let (numbers, queried) = standing.query(&names, &mut keys, 100);
         let expected = json!({
             "days": 1, "spent": 1, "holding": [["id"]], "windows": 1, "quotas": 1, "running": [["id"]],
         });
         assert_eq!(numbers, expected);
         assert_eq!(keys, ["d", "s", "s:held", "w", "q", "p"].map(|name| names.of(name)));
-        let lists = [asked.used, asked.windows, asked.quotas].map(|names| names.join(" "));
+        let lists = [queried.used, queried.windows, queried.quotas].map(|names| names.join(" "));
         assert_eq!(lists, ["d s", "w", "q"]);
     }
 
@@ -175,29 +175,30 @@ mod tests {
                 standing.decide(id, &limits, 250, 0, &mut Vec::new());
             }
             assert!(standing.has_news(), "{kind:?}");
-            standing.tell(&Names::new("team"), &mut Vec::new(), 300, 900);
+            standing.take_unreported(&Names::new("team"), &mut Vec::new(), 300, 900);
             assert!(!standing.has_news(), "{kind:?}");
             // While the gateway still decides alone, it remains a part of its share.
             standing.lose(300, 1);
-            standing.arrived(300);
+            standing.confirm_reported(300);
             let counted = |standing: &Standing| {
                 let counter = &standing.counters["x"];
-                let parts = [&counter.alone, &counter.sent, &counter.told].map(|part| (part.times.len(), part.sum));
+                let parts = [&counter.unreported, &counter.reporting, &counter.reported]
+                    .map(|part| (part.times.len(), part.sum));
                 (parts, counter.seen(300))
             };
-            let told = match kind {
+            let reported = match kind {
                 Kind::Quota { .. } => (2, 2),
                 Kind::Day { .. } => (0, 2),
                 _ => (2, 0),
             };
-            assert_eq!(counted(&standing), ([(0, 0), (0, 0), told], 1), "{kind:?}");
+            assert_eq!(counted(&standing), ([(0, 0), (0, 0), reported], 1), "{kind:?}");
             standing.found();
             let seen = if let Kind::Window { .. } = kind { 1 } else { 3 };
             assert_eq!(counted(&standing), ([(0, 0); 3], seen), "{kind:?}");
-            // What is told after that is at once a part of what all counted.
+            // What is reported after that is at once a part of what all counted.
             standing.decide("c", &limits, 270, 0, &mut Vec::new());
-            standing.tell(&Names::new("team"), &mut Vec::new(), 300, 900);
-            standing.arrived(300);
+            standing.take_unreported(&Names::new("team"), &mut Vec::new(), 300, 900);
+            standing.confirm_reported(300);
             let seen = if let Kind::Window { .. } = kind { 1 } else { 4 };
             assert_eq!(counted(&standing), ([(0, 0); 3], seen), "{kind:?}");
             if let Kind::Quota { .. } = kind {

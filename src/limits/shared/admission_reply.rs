@@ -5,7 +5,7 @@ use crate::limits::together::{Kind, Limit};
 
 /// The answer, and the server's time.
 #[derive(Debug, PartialEq)]
-pub(super) struct Told {
+pub(super) struct AdmissionReply {
     pub(super) now: u64,
     pub(super) verdict: Verdict,
 }
@@ -66,7 +66,7 @@ impl Count {
     }
 }
 
-impl Told {
+impl AdmissionReply {
     /// `text`: as `admit.lua` says, for these limits. `None`: it is not such an answer.
     pub(super) fn parse(text: &str, limits: &[Limit]) -> Option<Self> {
         let (kind, rest) = text.split_once(' ')?;
@@ -109,7 +109,7 @@ mod tests {
     fn each_answer_is_read_and_anything_else_is_none() {
         let spend = Kind::Spend { unit: Unit::Tokens, add: 70, begins: 0, ends: 9 };
         let limits = [limit(Kind::Window { window: 2 }), limit(Kind::Parallel), limit(spend)];
-        let verdict = |text: &str| Told::parse(text, &limits).map(|told| (told.now, told.verdict));
+        let verdict = |text: &str| AdmissionReply::parse(text, &limits).map(|reply| (reply.now, reply.verdict));
         // What is left may be less than nothing, after a limit was lowered.
         let counts = vec![
             Count { left: 5, last: 9, first: 8, held: 0 },

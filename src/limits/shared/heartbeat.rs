@@ -28,7 +28,7 @@ impl Shared {
     }
 
     /// Keeps the connection while the gateway runs.
-    pub(crate) async fn keep(self: Rc<Self>) {
+    pub(crate) async fn maintain(self: Rc<Self>) {
         let mut pause = PROBE_FIRST;
         loop {
             if self.link.is_up() {
@@ -94,7 +94,7 @@ impl Shared {
     }
 
     /// After the last request: sends what ended too late, and the usage not sent yet.
-    pub(crate) async fn say_the_rest(&self) {
+    pub(crate) async fn send_final_reports(&self) {
         self.admissions.tickets.is_ending.set(true);
         let has_news = self.link.standing.borrow().has_news();
         let has_rest = has_news || self.admissions.tickets.has_postponed() || self.ledger.has_news();
