@@ -34,6 +34,7 @@
 //! error/          failures a script can act on; the only place with exit codes
 //! secret.rs       a string that cannot be printed by accident
 //! sha256.rs       SHA-256 as text
+//! epoch.rs        times as seconds or milliseconds since 1970, and as RFC 3339
 //! internals/      properties of what is read from others, for tests and fuzzing
 //!
 //! main → lib
@@ -48,7 +49,7 @@
 //! sandbox → environment, paths, platform, providers, say, used by its command only
 //! error → say · environment → platform, say · terminal → platform, say · installation → platform
 //! http → names, platform, proxies, tls · names → platform · tls → environment, platform · proxies → environment
-//! platform, shell, secret, sha256, x509 use nothing of ours but error, secret and sha256
+//! platform, shell, secret, sha256, epoch, x509 use nothing of ours but error, secret, sha256 and epoch
 //! ```
 //!
 //! How `qwenauth token` runs: `main` → `commands::token::run` → `credentials::fresh` loads the file and returns what lasts long
@@ -63,6 +64,7 @@ mod compression;
 mod config;
 mod credentials;
 mod environment;
+mod epoch;
 mod error;
 mod gateway;
 mod hooks;

@@ -12,14 +12,14 @@ use serde_json::{Map, Value, json};
 use self::server::Server;
 use super::{print, print_json};
 use crate::cli::{Bound, CreateKeyArgs, KeyLimitOptions, KeysCommand, RevokeKeyArgs, RotateKeyArgs, SetKeyArgs};
+use crate::epoch;
 use crate::error::{Failed, Failure, note};
-use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, State, TeamSecret, seconds};
+use crate::keys::{Budget, Change, KeyRecord, KeyText, Keys, Places, State, TeamSecret};
 use crate::platform::signals;
 use crate::profile::ProfileName;
 use crate::say::in_words;
 use crate::session::Session;
 use crate::terminal;
-use crate::usage::{rfc3339, time_of};
 
 /// Maximum length of the name of a key and of its owner, in characters.
 const MAX_NAME_LENGTH: usize = 63;
@@ -100,7 +100,7 @@ fn rotate(args: &RotateKeyArgs, places: &Places, server: Option<&Server>) -> Res
             .err();
         }
         let key = record.rotate(&secret, args.overlap, now);
-        let changes = json!({ "old_key_until": rfc3339(now + args.overlap) });
+        let changes = json!({ "old_key_until": epoch::rfc3339(now + args.overlap) });
         let change = Change { verb: "rotate", id: record.id.clone(), changes };
         Ok(((record.clone(), key), change))
     })?;
@@ -248,7 +248,7 @@ fn changes(before: Option<&KeyRecord>, after: &KeyRecord) -> Value {
 }
 
 fn shown(seconds: u64) -> Option<String> {
-    rfc3339(time_of(seconds)?)
+    epoch::rfc3339(epoch::from_seconds(seconds)?)
 }
 
 /// The word that removes a limit.
@@ -365,15 +365,15 @@ fn expiry(text: &str, now: SystemTime) -> Result<u64> {
     let day = text.parse::<jiff::civil::Date>().ok().filter(|date| date.to_string() == text);
     let at = if let Some(date) = day {
         let end = date.tomorrow().ok().and_then(|next| next.to_zoned(jiff::tz::TimeZone::UTC).ok());
-        seconds(end.ok_or_else(wrong)?.timestamp().into())
+        epoch::seconds(end.ok_or_else(wrong)?.timestamp().into())
     } else if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        seconds(time.into())
+        epoch::seconds(time.into())
     } else {
         let span: jiff::Span = text.parse().map_err(|_| wrong())?;
         let start = jiff::Timestamp::try_from(now)?.to_zoned(jiff::tz::TimeZone::UTC);
-        seconds(start.checked_add(span).map_err(|_| wrong())?.timestamp().into())
+        epoch::seconds(start.checked_add(span).map_err(|_| wrong())?.timestamp().into())
     };
-    if at <= seconds(now) {
+    if at <= epoch::seconds(now) {
         return usage(format!("`--expires {text}` is not in the future")).hint("choose a later time").err();
     }
     Ok(at)
@@ -396,7 +396,7 @@ mod tests {
             ("2026-12-31T00:30:00+08:00", "2026-12-30T16:30:00Z"),
         ] {
             let at: SystemTime = at.parse::<jiff::Timestamp>().unwrap().into();
-            assert_eq!(expiry(text, now).unwrap(), seconds(at), "{text}");
+            assert_eq!(expiry(text, now).unwrap(), epoch::seconds(at), "{text}");
         }
         for bad in [
             "",

@@ -14,6 +14,7 @@ use crate::credentials::{
     state_of, verify,
 };
 use crate::environment::variable;
+use crate::epoch;
 use crate::error::{Failed, Failure, Report};
 use crate::gateway;
 use crate::limits::{Exhausted, Zone, exhausted};
@@ -22,7 +23,7 @@ use crate::profile::SecretStore;
 use crate::providers::Provider;
 use crate::say::{Screen, in_words};
 use crate::session::{Endpoint, Session};
-use crate::usage::{Summary, rfc3339, time_of};
+use crate::usage::Summary;
 
 /// Variables of the user that tools obey instead of the stored credential.
 const OVERRIDES: [&str; 3] = ["OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_API_BASE"];
@@ -163,7 +164,7 @@ impl Row {
     fn describe(&mut self, source: &CredentialSource, session: &Session, credential: &Credential) {
         self.kind = credential.kind;
         self.store = store_of(credential);
-        self.expires_at = credential.expires_at.and_then(rfc3339);
+        self.expires_at = credential.expires_at.and_then(epoch::rfc3339);
         self.identity = credential.identity.as_ref().map(|identity| identity.place());
         self.created_at.clone_from(&credential.created_at);
         self.left = credential.left((source.clock)());
@@ -297,7 +298,7 @@ fn stated(source: &CredentialSource, session: &Session) -> Result<Vec<String>> {
     let summary = Summary::read(&session.config.paths.state, &yesterday)?;
     let own = summary.limits.iter().filter(|((profile, _), _)| *profile == source.profile);
     let left = own.filter_map(|(_, limit)| {
-        let resets = time_of(limit.resets_at?)?.duration_since(now).ok()?;
+        let resets = epoch::from_seconds(limit.resets_at?)?.duration_since(now).ok()?;
         let (left, most, name) = (limit.remaining, limit.limit, &limit.name);
         Some(format!("{left} of {most} left: {name}, resets in {}", in_words(resets)))
     });
@@ -348,7 +349,7 @@ fn store_of(credential: &Credential) -> Option<String> {
 }
 
 fn resets_at(limit: &Exhausted) -> Option<String> {
-    rfc3339(time_of(limit.resets_at?)?)
+    epoch::rfc3339(epoch::from_seconds(limit.resets_at?)?)
 }
 
 fn name(state: State) -> &'static str {

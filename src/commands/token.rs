@@ -7,9 +7,9 @@ use zeroize::Zeroizing;
 use super::{print, warn_of_refusal};
 use crate::cli::{TokenArgs, TokenFormat};
 use crate::credentials::{Lifetime, MARGIN, fresh, short_lived};
+use crate::epoch;
 use crate::error::json_for_terminal;
 use crate::session::{Endpoint, Session};
-use crate::usage::rfc3339;
 
 pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
     let source = session.source()?;
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &TokenArgs, session: &Session) -> Result<()> {
             let value = json!({
                 "access_token": token,
                 "token_type": credential.token_type,
-                "expires_at": credential.expires_at.and_then(rfc3339),
+                "expires_at": credential.expires_at.and_then(epoch::rfc3339),
                 "base_url": endpoint.base_url,
                 "model": endpoint.model,
                 "profile": source.profile,

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{OPENROUTER, key_endpoint, print, print_document};
 use crate::cli::UsageArgs;
 use crate::credentials::{Credential, CredentialSource, Stored};
+use crate::epoch;
 use crate::error::{Failed, Failure, note};
 use crate::gateway::{self, Tuning};
 use crate::limits::shared::{Counted, SharedAccount};
@@ -19,7 +20,7 @@ use crate::limits::{Day, Quota, Rule, Zone, exhausted, standing, used};
 use crate::providers::Provider;
 use crate::say::Screen;
 use crate::session::Session;
-use crate::usage::{Counts, StatedLimit, Summary, Use, rfc3339, time_of};
+use crate::usage::{Counts, StatedLimit, Summary, Use};
 
 pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
     let now = SystemTime::now();
@@ -152,10 +153,10 @@ struct Limit {
 impl Limit {
     /// `today`: the provider's day. Returns `None` if it has reset since it was stated.
     fn stated(profile: &str, seen: &StatedLimit, today: &Day, now: SystemTime) -> Option<Self> {
-        let resets_at = seen.resets_at.and_then(time_of);
+        let resets_at = seen.resets_at.and_then(epoch::from_seconds);
         let holds = match resets_at {
             Some(at) => at > now,
-            None => time_of(seen.at).is_some_and(|at| today.contains(at)),
+            None => epoch::from_seconds(seen.at).is_some_and(|at| today.contains(at)),
         };
         holds.then(|| Self {
             profile: profile.to_owned(),
@@ -176,7 +177,7 @@ impl Limit {
             "limit": self.figure.map(|(most, _)| most),
             "used": self.figure.map(|(_, used)| used),
             "remaining": self.left(),
-            "resets_at": self.resets_at.and_then(rfc3339),
+            "resets_at": self.resets_at.and_then(epoch::rfc3339),
             "source": self.source,
             "reached": self.is_over,
         })
@@ -237,7 +238,7 @@ impl ProfileLimits {
     /// Adds what the provider reported as used up to the limits that are known.
     fn mark_exhausted(&self, limits: &mut Vec<Limit>, session: &Session, now: SystemTime) {
         for entry in exhausted(&session.config.paths.state, &self.provider.name, &self.account, now) {
-            let resets_at = entry.resets_at.and_then(time_of);
+            let resets_at = entry.resets_at.and_then(epoch::from_seconds);
             let name = entry.cause.limit_name();
             let is_same = |limit: &&mut Limit| {
                 limit.profile == self.profile
@@ -338,7 +339,7 @@ mod tests {
     fn a_stated_limit_holds_until_it_resets_or_until_the_end_of_its_day() {
         // 2026-12-01T12:00:00Z
         let (noon, midnight) = (1_796_126_400, 1_796_083_200);
-        let now = time_of(noon).unwrap();
+        let now = epoch::from_seconds(noon).unwrap();
         let today = Zone::parse(None).unwrap().day_of(now);
         for (resets_at, at, holds) in [
             (Some(noon + 1), midnight - 1, true),

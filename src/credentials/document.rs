@@ -11,6 +11,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use super::Identity;
 use super::reading::{Format, problem, without_mark};
+use crate::epoch;
 use crate::oauth::{ClientAuth, Endpoints, TokenResponse};
 use crate::profile::SecretStore;
 use crate::secret::Secret;
@@ -46,11 +47,6 @@ const OWN_LOGIN: [&str; 17] = [
     "sealed_by",
 ];
 
-fn to_milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// A credential file in memory, wiped when dropped.
 #[derive(Default)]
 pub(crate) struct CredentialDocument(Map<String, Value>);
@@ -82,7 +78,7 @@ impl CredentialDocument {
         if self.0.contains_key("scope") {
             self.set("scope", grant.scope.as_deref());
         }
-        self.0.insert("expiry_date".into(), to_milliseconds(now + grant.expires_in).into());
+        self.0.insert("expiry_date".into(), epoch::milliseconds(now + grant.expires_in).into());
     }
 
     /// Starts over with what a login granted: the tokens and host of an earlier account must not mix with it.

@@ -9,7 +9,8 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use super::{TeamSecret, seconds};
+use super::TeamSecret;
+use crate::epoch;
 use crate::secret::Secret;
 
 /// The prefix of every job key.
@@ -34,7 +35,7 @@ pub(crate) struct JobKey {
 impl JobKey {
     /// Valid for [`LIFETIME`], or until `ends` if that is earlier.
     pub(crate) fn new(key: &str, owner: &str, ends: Option<u64>, now: SystemTime) -> Self {
-        let until = seconds(now + LIFETIME).min(ends.unwrap_or(u64::MAX));
+        let until = epoch::seconds(now + LIFETIME).min(ends.unwrap_or(u64::MAX));
         Self { key: key.to_owned(), owner: owner.to_owned(), until }
     }
 
@@ -95,7 +96,7 @@ mod tests {
     #[test]
     fn it_does_not_outlive_the_key_it_is_of() {
         let now = SystemTime::now();
-        let key = JobKey::new("k7Qw2mXp", "corp/api", Some(seconds(now) + 60), now);
+        let key = JobKey::new("k7Qw2mXp", "corp/api", Some(epoch::seconds(now) + 60), now);
         assert!(key.lasts(now) <= Duration::from_secs(60), "{key:?}");
     }
 }

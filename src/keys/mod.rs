@@ -25,7 +25,7 @@ mod pattern;
 mod store;
 mod team;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,7 @@ pub(crate) use pattern::matches;
 pub(crate) use store::{Change, Directory, Keys, Places, Publication, Published, Shown, Versioned};
 pub(crate) use team::TeamSecret;
 
+use crate::epoch;
 use crate::sha256::short_sha256;
 
 /// What is stored of one key. Its counters are stored elsewhere, by its id.
@@ -139,7 +140,7 @@ impl KeyRecord {
             hash: secret.hash(&key),
             former: None,
             earlier: Vec::new(),
-            created_at: seconds(now),
+            created_at: epoch::seconds(now),
             expires_at: None,
             revoked_at: None,
             resets: 0,
@@ -154,10 +155,10 @@ impl KeyRecord {
     pub(crate) fn rotate(&mut self, secret: &TeamSecret, overlap: Duration, now: SystemTime) -> KeyText {
         let key = KeyText::with_id(&self.id);
         let old = std::mem::replace(&mut self.hash, secret.hash(&key));
-        let until = seconds(now).saturating_add(overlap.as_secs());
+        let until = epoch::seconds(now).saturating_add(overlap.as_secs());
         let former = self.former.replace(Former { hash: old, until });
         self.earlier.extend(former);
-        self.earlier.retain(|former| seconds(now) < former.until);
+        self.earlier.retain(|former| epoch::seconds(now) < former.until);
         if overlap.is_zero() {
             (self.former, self.earlier) = (None, Vec::new());
         }
@@ -167,7 +168,7 @@ impl KeyRecord {
     /// Makes it invalid for good. Its hashes are not needed any more, and leave the room that the time takes: a key can be
     /// revoked however many there are.
     pub(crate) fn revoke(&mut self, now: SystemTime) {
-        self.revoked_at = Some(seconds(now));
+        self.revoked_at = Some(epoch::seconds(now));
         self.hash.clear();
         (self.former, self.earlier) = (None, Vec::new());
     }
@@ -182,11 +183,11 @@ impl KeyRecord {
 
     /// The keys before the current one that are still valid.
     fn old_keys(&self, now: SystemTime) -> impl Iterator<Item = &Former> {
-        self.former.iter().chain(&self.earlier).filter(move |former| seconds(now) < former.until)
+        self.former.iter().chain(&self.earlier).filter(move |former| epoch::seconds(now) < former.until)
     }
 
     pub(crate) fn state(&self, now: SystemTime) -> State {
-        let has_passed = |at: u64| at <= seconds(now);
+        let has_passed = |at: u64| at <= epoch::seconds(now);
         if self.revoked_at.is_some() {
             State::Revoked
         } else if self.expires_at.is_some_and(has_passed) {
@@ -248,11 +249,6 @@ impl KeyRecord {
         let models = &self.limits.models;
         models.is_empty() || models.iter().any(|pattern| matches(pattern, model))
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Audit, KeyRecord, State, TeamSecret, seconds};
+use super::{Audit, KeyRecord, State, TeamSecret};
+use crate::epoch;
 use crate::error::{Failed, Failure, note, path_for_sh};
 use crate::paths;
 use crate::platform::disk::Version;
@@ -137,8 +138,8 @@ impl Keys {
         let count = keys.keys.len();
         let (outcome, Change { verb, id, changes }) = change(&mut keys)?;
         keys.source = keys.source().or_else(|| Some(uuid::Uuid::new_v4().simple().to_string()));
-        keys.revision = milliseconds(now).max(keys.revision + 1);
-        let oldest = seconds(now).saturating_sub(KEPT_REVOKED);
+        keys.revision = epoch::milliseconds(now).max(keys.revision + 1);
+        let oldest = epoch::seconds(now).saturating_sub(KEPT_REVOKED);
         let most = if keys.keys.len() > count { MAX_SIZE_WITH_NEW } else { MAX_FILE_SIZE };
         keys.keys.retain(|key| key.revoked_at.is_none_or(|at| at >= oldest));
         let text = keys.text_within(most, &id)?;
@@ -232,11 +233,6 @@ pub(crate) struct Published {
     pub(crate) text: String,
     /// The name that finds it, unless it is revoked, because another key may have the name.
     pub(crate) name: Option<String>,
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a change did, for the audit log.
@@ -403,7 +399,7 @@ mod tests {
         let now = SystemTime::now();
         let id = create(&places, "ann", now).unwrap();
         let source = || Keys::read(&places.keys).unwrap().publication().unwrap().source;
-        let first = format!("{id}{}", seconds(now));
+        let first = format!("{id}{}", epoch::seconds(now));
         assert_eq!(source(), first);
         Keys::change(&places, now, |keys| {
             keys.keys.clear();
@@ -436,7 +432,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let places = places(directory.path());
         let now = SystemTime::now();
-        let of_the_past = |days: u64, more: u64| seconds(now) - days * 86400 - more;
+        let of_the_past = |days: u64, more: u64| epoch::seconds(now) - days * 86400 - more;
         let revoked = [of_the_past(0, 0), of_the_past(400, 0), of_the_past(400, 1), of_the_past(1000, 0)];
         for (number, at) in revoked.into_iter().enumerate() {
             let id = create(&places, &format!("key-{number}"), now).unwrap();
@@ -468,7 +464,7 @@ mod tests {
         let places = places(directory.path());
         let now = SystemTime::now();
         let (record, _) = KeyRecord::create("key-0000", &TeamSecret::new(), now);
-        let mut full = Keys { revision: milliseconds(now) - 1, source: Some(String::new()), ..Keys::default() };
+        let mut full = Keys { revision: epoch::milliseconds(now) - 1, source: Some(String::new()), ..Keys::default() };
         let rest = |keys: &Keys| usize::try_from(MAX_FILE_SIZE).unwrap() - keys.text().unwrap().len();
         let each = serde_json::to_string(&record).unwrap().len() + 2;
         full.keys = vec![record; rest(&full) / each];
@@ -520,7 +516,7 @@ mod tests {
         };
         assert_eq!(shown(&record, &key), "valid");
         assert_eq!(shown(&record, &KeyText::new()), "unknown");
-        let at = Some(seconds(now) + 30);
+        let at = Some(epoch::seconds(now) + 30);
         let expired = KeyRecord { expires_at: at, ..record.clone() };
         assert_eq!(shown(&expired, &key), "expired");
         assert_eq!(shown(&KeyRecord { revoked_at: at, ..record }, &key), "unknown");

@@ -10,13 +10,14 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::busy::{Late, insist};
 use super::local::file_name;
+use crate::epoch;
 use crate::paths::StateDirectory;
 use crate::platform::lock::TryLock;
 use crate::platform::{disk, files};
@@ -76,7 +77,7 @@ impl Exhausted {
     /// Time until an attempt makes sense: the reset, or the next request that is let through.
     pub(crate) fn wait(&self, now: SystemTime) -> Duration {
         let at = self.resets_at.unwrap_or_else(|| self.probe_at.min(self.until));
-        Duration::from_secs(at.saturating_sub(seconds(now)))
+        Duration::from_secs(at.saturating_sub(epoch::seconds(now)))
     }
 
     /// Distinguishes this occurrence from earlier ones, over all processes.
@@ -129,7 +130,7 @@ impl Memory {
     /// The entry that applies to `model`: the one that lasts longest.
     pub(crate) fn find(&mut self, model: Option<&str>, now: SystemTime) -> Option<Exhausted> {
         self.refresh();
-        let now = seconds(now);
+        let now = epoch::seconds(now);
         let in_force = self.entries.iter().filter(|entry| now < entry.until && entry.counts_for(model));
         in_force.max_by_key(|entry| entry.until).cloned()
     }
@@ -153,14 +154,14 @@ impl Memory {
     /// Whether the time that the server stated has passed and this limit is still used up.
     pub(crate) fn was_in_vain(&mut self, cause: Cause, model: Option<&str>, now: SystemTime) -> bool {
         self.refresh();
-        let now = seconds(now);
+        let now = epoch::seconds(now);
         let same = |entry: &&Exhausted| entry.cause == cause && entry.model.as_deref() == model;
         self.entries.iter().any(|entry| same(&entry) && entry.until <= now && now - entry.until < KEPT)
     }
 
     /// Whether this request is the one let through although `entry` applies.
     pub(crate) fn takes_probe(&mut self, entry: &Exhausted, now: SystemTime) -> bool {
-        let now = seconds(now);
+        let now = epoch::seconds(now);
         // A clock that was set back must not postpone the next attempt for hours.
         let is_due = |entry: &Exhausted| now >= entry.probe_at || entry.probe_at - now > entry.interval();
         is_due(entry)
@@ -188,9 +189,9 @@ impl Memory {
     ) -> (Exhausted, bool) {
         let in_vain = self.was_in_vain(cause, model, now);
         // Never earlier than the server stated.
-        let stated = wait.map(|wait| seconds(now + wait) + 1);
-        let now = seconds(now);
-        let reset = reset.map(seconds);
+        let stated = wait.map(|wait| epoch::seconds(now + wait) + 1);
+        let now = epoch::seconds(now);
+        let reset = reset.map(epoch::seconds);
         // A stated time that proved too short is not trusted again.
         let stated = stated.filter(|stated| !in_vain || *stated > now + PROBE);
         let resets_at = stated.or(reset);
@@ -228,7 +229,7 @@ impl Memory {
     /// The limits that are used up now.
     pub(crate) fn in_force(&mut self, now: SystemTime) -> impl Iterator<Item = &Exhausted> {
         self.refresh();
-        let now = seconds(now);
+        let now = epoch::seconds(now);
         self.entries.iter().filter(move |entry| now < entry.until)
     }
 
@@ -352,12 +353,10 @@ fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     const NOW: u64 = 1_800_000_000;

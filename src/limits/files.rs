@@ -13,8 +13,9 @@ use super::engine::{Decision, Demand, Grant, Left, RESERVED_FOR, Refused, Used};
 use super::key_state::{KeyFile, KeyState, day_of};
 use super::local::Rate;
 use super::window::Slot;
+use crate::epoch;
 use crate::error::Trouble;
-use crate::keys::{Directory, KeyRecord, Money, State, seconds};
+use crate::keys::{Directory, KeyRecord, Money, State};
 use crate::platform::system;
 
 /// How often reservations are extended, long before they expire.
@@ -226,7 +227,7 @@ impl Files {
             if let Some((grant, used)) = ended {
                 apply(&mut standing, grant, used);
             }
-            standing.sums.used_at = seconds(now);
+            standing.sums.used_at = epoch::seconds(now);
             file.write(&standing).map(|()| true)
         });
         match recorded {
@@ -441,7 +442,7 @@ fn count_at(
     if !demand.repeats {
         standing.tokens.count_at(at, tokens, 0, day);
         standing.reserve(&id, demand.tokens, cost);
-        standing.sums.used_at = seconds(now);
+        standing.sums.used_at = epoch::seconds(now);
     }
     Grant {
         id,

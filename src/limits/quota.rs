@@ -16,6 +16,7 @@ use anyhow::Result;
 use super::busy::{Late, insist};
 use super::day::Week;
 use super::local::{ALONE, file_name};
+use crate::epoch;
 use crate::error::Trouble;
 use crate::paths::StateDirectory;
 use crate::platform::lock::TryLock;
@@ -329,7 +330,7 @@ impl Record {
         }
         let ends = quota.end(now).unwrap_or_else(|| {
             let passed = (1..COUNTED).find(|passed| sum(COUNTED - passed) < quota.most).unwrap_or(COUNTED);
-            let step = seconds(now) / step_length(quota) + passed as u64;
+            let step = epoch::seconds(now) / step_length(quota) + passed as u64;
             UNIX_EPOCH + Duration::from_secs(step * step_length(quota))
         });
         Some(UsedUp { cause: quota.cause, ends })
@@ -338,16 +339,12 @@ impl Record {
 
 /// What [`Counts::newest`] is at `time`, when the quota's window ends at `end` or is rolling.
 fn step_of(quota: &Quota, time: SystemTime, end: Option<SystemTime>) -> u64 {
-    end.map_or_else(|| seconds(time) / step_length(quota), seconds)
+    end.map_or_else(|| epoch::seconds(time) / step_length(quota), epoch::seconds)
 }
 
 /// Seconds of a step, rounded up so that a window is never shorter than configured.
 fn step_length(quota: &Quota) -> u64 {
     quota.seconds().div_ceil(STEPS as u64)
-}
-
-fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]

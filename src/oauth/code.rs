@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::fields::Fields;
 use super::pkce::Pkce;
 use super::{REQUEST_TIMEOUT, not_in_time};
+use crate::epoch;
 use crate::error::{Failed, Failure, Reason, printable};
 use crate::http::{self, Network};
 use crate::platform::threads;
@@ -259,7 +260,7 @@ impl PendingCode {
             url: url.to_string(),
             exchange: exchange.to_owned(),
             verifier: Zeroizing::new(pkce.verifier.expose().to_owned()),
-            expires_at: expires_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64(),
+            expires_at: epoch::since(expires_at).as_secs_f64(),
         }
     }
 
@@ -276,8 +277,7 @@ impl PendingCode {
     }
 
     pub(crate) fn left(&self, now: SystemTime) -> Duration {
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Duration::try_from_secs_f64(self.expires_at).unwrap_or_default().saturating_sub(since)
+        super::until(self.expires_at, now)
     }
 
     pub(crate) fn pkce(&self) -> Pkce {

@@ -4,7 +4,7 @@
 //! send an interval. Rule: only an OAuth error (or Qwen's 401) ends a login; everything else is retried until the code
 //! expires.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use super::fields::Fields;
 use super::pkce::Pkce;
 use super::reply::{self, OauthError, TokenReply};
 use super::{AuthorizationServer, Dialect, REQUEST_TIMEOUT, TokenResponse, not_in_time};
+use crate::epoch;
 use crate::error::{Failed, Failure, Reason, printable};
 use crate::http::{self, Connection, HeaderValue, Network, Reply, is_loopback};
 use crate::secret::Secret;
@@ -72,8 +73,7 @@ struct PendingNotes {
 impl PendingNotes {
     /// Until the code expires.
     fn left(&self, now: SystemTime) -> Duration {
-        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Duration::try_from_secs_f64(self.expires_at).unwrap_or_default().saturating_sub(since)
+        super::until(self.expires_at, now)
     }
 }
 
@@ -285,7 +285,7 @@ impl Authorization {
 
     /// What another process needs to finish this login at `server`. It contains the device code: a secret.
     pub(crate) fn to_notes(&self, server: &AuthorizationServer, now: SystemTime) -> Zeroizing<Vec<u8>> {
-        let expires_at = (now + self.expires_in).duration_since(UNIX_EPOCH).unwrap_or_default();
+        let expires_at = epoch::since(now + self.expires_in);
         let notes = PendingNotes {
             token_endpoint: server.token_endpoint.to_string(),
             client_id: server.client_id.clone(),

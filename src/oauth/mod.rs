@@ -11,7 +11,7 @@ pub(crate) mod refresh;
 pub(crate) mod reply;
 pub(crate) mod revoke;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::discovery::Endpoints;
 use self::reply::OauthError;
+use crate::epoch;
 use crate::error::{Failed, Failure, Reason};
 use crate::http::{self, Connection, HeaderValue, Reply, TransportError};
 use crate::secret::Secret;
@@ -28,6 +29,11 @@ use crate::secret::Secret;
 /// Nobody approved the login before its code, or the time for it, ended.
 pub(crate) fn not_in_time() -> Failed {
     Failed::new(Failure::LoginRequired, "the login was not approved in time").because(Reason::Expired)
+}
+
+/// How long until `expires_at`, in seconds since 1970 as noted by a pending login.
+fn until(expires_at: f64, now: SystemTime) -> Duration {
+    Duration::try_from_secs_f64(expires_at).unwrap_or_default().saturating_sub(epoch::since(now))
 }
 
 /// Limit of device, poll and verification requests.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use crate::epoch;
 use crate::error::{Failed, Failure, Reason, note};
 use crate::platform::{disk, files, threads};
 
@@ -137,7 +138,7 @@ impl FileLock {
     /// The failure of the holder this one waited behind.
     pub(crate) fn shared_failure(&self) -> Option<Failed> {
         let failure = self.notes.failure.clone()?;
-        let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(failure.at))?;
+        let at = epoch::from_milliseconds(failure.at)?;
         let age = SystemTime::now().duration_since(at).ok()?;
         let failed = Failed::new(Failure::from_exit_code(failure.exit_code), failure.message);
         let failed = failure.hint.into_iter().fold(failed, Failed::hint);
@@ -146,9 +147,8 @@ impl FileLock {
 
     /// Leaves `failed` for those who wait behind this holder.
     pub(crate) fn share_failure(&mut self, failed: &Failed) {
-        let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let failure = NotedFailure {
-            at: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+            at: epoch::milliseconds(SystemTime::now()),
             exit_code: failed.failure.exit_code(),
             message: failed.message.clone(),
             hint: failed.hint.clone(),

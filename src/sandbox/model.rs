@@ -1,7 +1,8 @@
 //! An OpenAI-compatible model that repeats its input: chat completions and responses, whole or as events.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use crate::epoch;
 use serde_json::{Value, json};
 
 const MODELS: [&str; 2] = ["coder-model", "vision-model"];
@@ -97,7 +98,7 @@ impl Echo {
         let said = last_user_text(messages).ok_or("the request has no messages")?;
         Ok(Self {
             id: format!("{kind}-{:016x}", rand::random::<u64>()),
-            created: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            created: epoch::seconds(SystemTime::now()),
             model: request["model"].as_str().unwrap_or(MODELS[0]).to_owned(),
             text: format!("You said: {said}"),
             input_tokens: tokens(body.len()),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -421,21 +421,6 @@ pub(crate) fn settle(state: &Path, now: SystemTime) -> Result<()> {
     Ok(())
 }
 
-/// Seconds since 1970.
-pub(crate) fn seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// The time so many seconds after 1970; `None` for one that no clock shows, as a damaged file may have it.
-pub(crate) fn time_of(seconds: u64) -> Option<SystemTime> {
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-}
-
-/// RFC 3339, in UTC, to the second.
-pub(crate) fn rfc3339(time: SystemTime) -> Option<String> {
-    Some(format!("{:.0}", jiff::Timestamp::try_from(time).ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::disallowed_methods, reason = "tests lay out their own files")]
@@ -463,12 +448,6 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
-    }
-
-    #[test]
-    fn a_time_is_written_to_the_second() {
-        let times = [0, 1_792_000_000_999].map(|millis| rfc3339(UNIX_EPOCH + Duration::from_millis(millis)));
-        assert_eq!(times.map(Option::unwrap), ["1970-01-01T00:00:00Z", "2026-10-14T17:46:40Z"]);
     }
 
     #[test]
@@ -621,6 +600,5 @@ mod tests {
         assert_eq!(named[5], ("wait_ms", 6));
         let value = |name: &str| named.iter().find(|(known, _)| *known == name).unwrap().1;
         assert_eq!(Counts::of(value), counts);
-        assert_eq!(seconds(UNIX_EPOCH + Duration::from_millis(7_900)), 7);
     }
 }

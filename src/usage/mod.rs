@@ -8,6 +8,5 @@ mod ledger;
 
 pub(crate) use event::Event;
 pub(crate) use ledger::{
-    Counts, KeyUser, Ledger, StatedLimit, Summary, UnwrittenCounts, Use, add_total, cut_name, rfc3339, seconds, settle,
-    time_of,
+    Counts, KeyUser, Ledger, StatedLimit, Summary, UnwrittenCounts, Use, add_total, cut_name, settle,
 };

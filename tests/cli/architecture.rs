@@ -13,7 +13,7 @@ const TOP: &str = ".cargo .ci .github .gitignore CHANGELOG.md CONTRIBUTING.md Ca
                    README.ru.md README.zh-CN.md RELEASING.md SECURITY.md STYLE.md action.yml benches build.rs clippy.toml \
                    completions contrib deny.toml docs fuzz integrations justfile man packaging rustfmt.toml src tests";
 
-const USED_BY_ALL: [&str; 3] = ["error", "secret", "sha256"];
+const USED_BY_ALL: [&str; 4] = ["epoch", "error", "secret", "sha256"];
 
 /// Where a crate, or what else has one home, may be named.
 const HOMES: &[(&str, &[&str])] = &[

@@ -8,9 +8,9 @@ use url::Url;
 
 use super::{Check, active};
 use crate::credentials::{CredentialSource, Stored};
+use crate::epoch;
 use crate::http::Reply;
 use crate::session::{Endpoint, Session};
-use crate::usage::rfc3339;
 use crate::x509::Facts;
 
 /// For the gateway: a doctor that hangs is no help.
@@ -82,7 +82,7 @@ fn readiness(host: &str, reply: &Reply) -> Check {
 
 fn certificate(host: &str, reply: &Reply) -> Option<Check> {
     let facts = Facts::of(reply.certificate.as_deref()?)?;
-    let until = rfc3339(facts.expires_at).unwrap_or_default();
+    let until = epoch::rfc3339(facts.expires_at).unwrap_or_default();
     let left = facts.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     let what = format!("the certificate of `{host}` is valid until {until}");
     Some(if left < SOON {

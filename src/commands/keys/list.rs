@@ -7,13 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::server::Server;
 use crate::commands::{print, print_document, print_message};
+use crate::epoch;
 use crate::error::printable;
 use crate::keys::{KeyRecord, Keys, Places, State};
 use crate::limits::shared::KeyStanding;
 use crate::limits::{Left, key_standing};
 use crate::say::{Screen, Style, cell};
 use crate::session::Session;
-use crate::usage::{rfc3339, time_of};
 
 /// Columns of the name, the owner and the state.
 const NAME: usize = 16;
@@ -90,7 +90,7 @@ fn json(key: &KeyRecord, left: &Left, used_at: u64, now: SystemTime) -> Value {
 }
 
 fn shown(seconds: Option<u64>) -> Option<String> {
-    rfc3339(time_of(seconds?)?)
+    epoch::rfc3339(epoch::from_seconds(seconds?)?)
 }
 
 fn date_of(seconds: Option<u64>) -> String {

@@ -14,6 +14,7 @@ use crate::credentials::{
     Credential, CredentialSource, PendingLogin, Stored, Verification, VerificationRequest, login_server, store_grant,
     store_model, verify,
 };
+use crate::epoch;
 use crate::error::{Failed, Failure, Reason, note, printable};
 use crate::http::{self, Network};
 use crate::oauth::device::{self, Authorization};
@@ -22,7 +23,6 @@ use crate::platform::lock::FileLock;
 use crate::platform::signals::DeferredSignals;
 use crate::providers::Practice;
 use crate::terminal::{self, Countdown};
-use crate::usage::rfc3339;
 
 /// How often a process that waits looks up: at signals, at the other process.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
@@ -230,7 +230,7 @@ fn approve_here(practice: &Practice, network: &Network, authorization: &Authoriz
 
 fn show(attempt: &Attempt, authorization: &Authorization, host: &str, remarks: &[String]) -> Result<()> {
     if attempt.args.json {
-        let expires_at = rfc3339(SystemTime::now() + authorization.expires_in);
+        let expires_at = epoch::rfc3339(SystemTime::now() + authorization.expires_in);
         print_json(&json!({
             "event": "device_code",
             "user_code": printable(&authorization.user_code),

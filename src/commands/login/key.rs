@@ -12,11 +12,11 @@ use super::target::{self, Target};
 use crate::credentials::{
     NO_KEY, NewKey, Stored, Verification, api_refusal, chosen_model_of, remember_verification, store_key,
 };
+use crate::epoch;
 use crate::error::{Failed, Failure, note};
 use crate::profile::SecretStore;
 use crate::secret::Secret;
 use crate::terminal;
-use crate::usage::rfc3339;
 
 /// What is to be stored.
 struct Change {
@@ -128,7 +128,8 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     }
     let model = model(attempt, &secret, &target, verification.as_ref());
     let key = NewKey { secret, base_url: target.base_url, region: target.region, model, command, store };
-    let mut credential = store_key(&attempt.source, &attempt.provider, &key, rfc3339(SystemTime::now()).as_deref())?;
+    let mut credential =
+        store_key(&attempt.source, &attempt.provider, &key, epoch::rfc3339(SystemTime::now()).as_deref())?;
     // What is remembered of a key goes by the key, wherever it is stored.
     credential.access_token = key.secret;
     if let Some(verification) = &verification {

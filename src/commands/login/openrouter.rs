@@ -13,6 +13,7 @@ use url::Url;
 use super::{Attempt, key, key_input};
 use crate::commands::print_json;
 use crate::credentials::{PendingLogin, clean_key};
+use crate::epoch;
 use crate::error::{Failed, Failure, Reason, note};
 use crate::oauth::code::{self, Callback, PendingCode};
 use crate::oauth::pkce::Pkce;
@@ -21,7 +22,6 @@ use crate::providers::{self, Authorize};
 use crate::say::{Screen, Style};
 use crate::secret::Secret;
 use crate::terminal::{self, Countdown, Row};
-use crate::usage::rfc3339;
 
 /// Lifetime of OpenRouter's codes, as documented.
 const LIFETIME: Duration = Duration::from_secs(600);
@@ -180,7 +180,7 @@ fn extra(attempt: &Attempt) -> Vec<(&'static str, String)> {
 
 fn show(attempt: &Attempt, url: &str, deadline: Instant) -> Result<()> {
     if attempt.args.json {
-        let expires_at = rfc3339(SystemTime::now() + deadline.saturating_duration_since(Instant::now()));
+        let expires_at = epoch::rfc3339(SystemTime::now() + deadline.saturating_duration_since(Instant::now()));
         print_json(&json!({"event": "authorize_url", "url": url, "expires_at": expires_at}))?;
     }
     let host = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();

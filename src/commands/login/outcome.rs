@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use super::Attempt;
 use crate::commands::print_json;
 use crate::credentials::{Credential, Verification};
+use crate::epoch;
 use crate::error::{Failed, Failure, Reason, note, printable};
 use crate::profile::SecretStore;
 use crate::providers::{self, Ci, Provider};
 use crate::say::{Screen, Style};
 use crate::secret::Secret;
 use crate::terminal;
-use crate::usage::rfc3339;
 use crate::{gateway, limits};
 
 impl Attempt<'_> {
@@ -145,7 +145,7 @@ impl Attempt<'_> {
             "event": name,
             "profile": self.source.profile,
             "provider": credential.provider_name(),
-            "expires_at": credential.expires_at.and_then(rfc3339),
+            "expires_at": credential.expires_at.and_then(epoch::rfc3339),
         });
         if credential.secret_store != SecretStore::File {
             event["store"] = credential.secret_store.name().into();

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use super::{Row, resets_at};
 use crate::commands::ago;
 use crate::credentials::{Kind, State};
+use crate::epoch;
 use crate::error::printable;
 use crate::say::{Screen, Style, cell, columns, in_words};
-use crate::usage::time_of;
 
 /// Columns of the labels, at least.
 const LABEL: usize = 10;
@@ -77,7 +77,7 @@ impl Row {
                 Some(model) => format!("{name} of {model}: used up"),
                 None => format!("{name}: used up"),
             };
-            let resets = limit.resets_at.and_then(time_of);
+            let resets = limit.resets_at.and_then(epoch::from_seconds);
             let left = resets.and_then(|at| at.duration_since(SystemTime::now()).ok());
             facts.push((
                 "limit",

@@ -3,9 +3,10 @@
 use std::time::SystemTime;
 
 use super::{Limit, by_model};
+use crate::epoch;
 use crate::error::printable;
 use crate::say::{Screen, Style, Table, cell, columns, in_words, short};
-use crate::usage::{Counts, Summary, rfc3339};
+use crate::usage::{Counts, Summary};
 
 /// Shown with every answer, because other programs may use the same account.
 const COUNTED: &str = "gateway traffic only; other use of the account is not included";
@@ -100,7 +101,7 @@ impl Limit {
                 (Some(_), Ok(left)) => text += &format!(", resets in {}", in_words(left)),
                 // An expired figure was stated for a time that has passed.
                 (Some(_), Err(_)) => {}
-                (None, _) => text += &rfc3339(resets_at).map(|at| format!(", resets {at}")).unwrap_or_default(),
+                (None, _) => text += &epoch::rfc3339(resets_at).map(|at| format!(", resets {at}")).unwrap_or_default(),
             }
         }
         text

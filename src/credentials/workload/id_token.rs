@@ -6,13 +6,14 @@
 
 use std::ffi::OsString;
 use std::path::Path;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::super::CredentialSource;
 use super::IdTokenSource;
+use crate::epoch;
 use crate::error::{Failed, Failure, Report, printable};
 use crate::http;
 use crate::oauth::REQUEST_TIMEOUT;
@@ -150,7 +151,7 @@ fn checked(text: &Secret, place: &str) -> Result<Secret, NoIdToken> {
     }
     let claims = URL_SAFE_NO_PAD.decode(parts[1]).ok().and_then(|bytes| Fields::of(&bytes));
     let ends = claims.and_then(|claims| claims.number("exp")).filter(|seconds| (0.0..1e11).contains(seconds));
-    let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = epoch::since(SystemTime::now());
     if let Some(over) = ends.and_then(|ends| now.checked_sub(Duration::from_secs_f64(ends)))
         && over > SKEW
     {

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::fallback::Reason;
 use super::rejection::{DeferredResponse, Unserved};
+use crate::epoch;
 use crate::gateway::keys::estimate::Estimate;
 use crate::gateway::keys::grant::HeldGrant;
 use crate::gateway::keys::key_admission::KeyAdmission;
@@ -165,6 +166,6 @@ impl Drop for HeldSlot {
 /// Why a request beyond a quota may move to another profile, and what tells this occurrence from others.
 pub(in crate::gateway) fn quota_fallback(UsedUp { cause, ends }: UsedUp) -> (Option<Reason>, String) {
     // In seconds, for the server of shared limits says how long it lasts from now on.
-    let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let ends = epoch::seconds(ends);
     (Reason::of(cause), format!("quota/{cause:?}/{ends}"))
 }

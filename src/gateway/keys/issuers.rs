@@ -14,9 +14,10 @@ use hyper::StatusCode;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use crate::epoch;
 use crate::gateway::response::refusal::Refusal;
 use crate::http::Network;
-use crate::keys::{IssuerRule, seconds};
+use crate::keys::IssuerRule;
 use crate::oauth::jwt::{KeySet, MAX_LENGTH, NotVerified, Shown};
 use crate::oauth::{REQUEST_TIMEOUT, discovery};
 use crate::platform::threads;
@@ -87,7 +88,7 @@ impl Issuers {
             return Err(rejected("its issuer is not in `[[team.issuers]]` of this gateway"));
         };
         let claims = issuer.verify(&shown, &self.network).await?;
-        let now = seconds(now);
+        let now = epoch::seconds(now);
         let mut first = None;
         for rule in &issuer.rules {
             match rule.check(claims, now) {

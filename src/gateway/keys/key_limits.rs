@@ -6,11 +6,11 @@ use hyper::StatusCode;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 
+use crate::epoch;
 use crate::gateway::profiles::pacing::NoSlot;
 use crate::gateway::response::refusal::{self, RETRY_SOON, Refusal, duration};
 use crate::keys::{KeyRecord, Money};
 use crate::limits::{Left, Refused};
-use crate::usage::{rfc3339, time_of};
 
 const LIMIT_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-limit-requests");
 const REMAINING_REQUESTS: HeaderName = HeaderName::from_static("x-ratelimit-remaining-requests");
@@ -108,7 +108,7 @@ pub(in crate::gateway) fn left_of(budget: Money, left: &Left) -> Money {
 /// Until the end of the day in UTC; without a calendar, because every response states it.
 fn rest_of_day(now: SystemTime) -> Duration {
     const DAY: u64 = 86_400;
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = epoch::since(now);
     Duration::from_secs((since.as_secs() / DAY + 1) * DAY).saturating_sub(since)
 }
 
@@ -121,7 +121,7 @@ pub(in crate::gateway) fn describe(key: &KeyRecord, left: &Left, now: SystemTime
         })
     };
     let (minute, day) = (left.minute_resets_in, rest_of_day(now));
-    let time = |seconds: u64| rfc3339(time_of(seconds)?);
+    let time = |seconds: u64| epoch::rfc3339(epoch::from_seconds(seconds)?);
     json!({ "data": {
         "id": key.id,
         "label": key.name,
@@ -129,7 +129,7 @@ pub(in crate::gateway) fn describe(key: &KeyRecord, left: &Left, now: SystemTime
         "expires_at": key.expires_at.and_then(time),
         "limit": limits.budget.map(|budget| budget.amount.dollars()),
         "limit_reset": limits.budget.map(|budget| budget.period.name()),
-        "limit_resets_at": limits.budget.and_then(|budget| rfc3339(budget.period.ends(now))),
+        "limit_resets_at": limits.budget.and_then(|budget| epoch::rfc3339(budget.period.ends(now))),
         "limit_remaining": limits.budget.map(|budget| left_of(budget.amount, left).dollars()),
         "usage": limits.budget.map(|_| left.spent.dollars()),
         "requests_per_minute": rest(limits.requests_per_minute.map(Into::into), left.requests_of_minute, minute),

@@ -13,6 +13,7 @@ use super::credential::ReadyCredential;
 use super::fleet::{Fleet, GONE, Opened};
 use super::served_profile::ServedProfile;
 use crate::credentials::Lent;
+use crate::epoch;
 use crate::error::{note, printable};
 use crate::gateway::Gateway;
 use crate::limits::shared::{Shared, Watched};
@@ -216,7 +217,7 @@ fn ahead(life: Duration) -> Duration {
 
 /// Higher than `generation` and those of earlier homes: milliseconds since 1970.
 fn next(generation: u64) -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = epoch::since(SystemTime::now());
     u64::try_from(now.as_millis()).unwrap_or_default().max(generation.saturating_add(1))
 }
 

@@ -9,13 +9,14 @@ use std::time::{Duration, SystemTime};
 use hyper::header::{HeaderMap, HeaderName};
 
 use super::pacing::Pacing;
+use crate::epoch;
 use crate::gateway::telemetry::events::Events;
 use crate::limits::shared::{Shared, SharedAccount};
 use crate::limits::{Day, Exhausted, Memory, Quota, Quotas, Rate, Rule, week_end};
 use crate::providers::Provider;
 use crate::providers::error::{ApiError, Cause, Scope, delay, epoch};
 use crate::sha256::short_sha256;
-use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name, rfc3339, seconds, time_of};
+use crate::usage::{Counts, Event, KeyUser, Ledger, StatedLimit, UnwrittenCounts, cut_name};
 
 /// Headers that state a limit, its remainder and its reset, with a label for it.
 const LIMIT_HEADERS: [(&str, &str, &str, &str); 4] = [
@@ -142,7 +143,7 @@ impl ServedAccount {
         };
         let (entry, is_news) = self.memory.borrow_mut().note(cause, model, wait, reset, now);
         if is_news {
-            let reset = entry.resets_at.and_then(|at| rfc3339(time_of(at)?));
+            let reset = entry.resets_at.and_then(|at| epoch::rfc3339(epoch::from_seconds(at)?));
             let event = Event::LimitReached {
                 profile: self.profile.to_string(),
                 provider: self.provider.clone(),
@@ -196,13 +197,13 @@ impl ServedAccount {
             let now = SystemTime::now();
             let time = |reset: &str| epoch(reset).or_else(|| now.checked_add(delay(reset)?));
             let resets_at = Some(reset).filter(|reset| !reset.is_empty()).and_then(text).and_then(time);
-            let at = seconds(now);
+            let at = epoch::seconds(now);
             let name = name.to_owned();
             self.ledger.borrow_mut().note_limit(StatedLimit {
                 name,
                 limit,
                 remaining,
-                resets_at: resets_at.map(seconds),
+                resets_at: resets_at.map(epoch::seconds),
                 at,
             });
         }
@@ -213,7 +214,7 @@ impl ServedAccount {
         let ledger = self.ledger.borrow();
         // What was stated yesterday says nothing of today.
         let day = self.pacing.day();
-        let is_of_today = |seen: &StatedLimit| time_of(seen.at).is_some_and(|at| day.contains(at));
+        let is_of_today = |seen: &StatedLimit| epoch::from_seconds(seen.at).is_some_and(|at| day.contains(at));
         let stated = ledger.limits().find(|seen| seen.name == DAY_LABEL && is_of_today(seen));
         let stated = stated.map(|seen| (seen.limit, seen.remaining));
         let Some((used, limit, ends)) = self.pacing.warn(percent, stated) else { return };
@@ -222,10 +223,12 @@ impl ServedAccount {
             provider: self.provider.clone(),
             used,
             limit,
-            resets_at: rfc3339(ends),
+            resets_at: epoch::rfc3339(ends),
         };
-        self.events
-            .emit(&event, &format!("{}/{}/{:?}", self.provider, short_sha256(&self.account_id, 16), rfc3339(ends)));
+        self.events.emit(
+            &event,
+            &format!("{}/{}/{:?}", self.provider, short_sha256(&self.account_id, 16), epoch::rfc3339(ends)),
+        );
     }
 
     /// Makes the changes that could not be made while another process held the account's files.
@@ -318,7 +321,7 @@ mod tests {
         let account = account(directory.path(), true);
         let (week, is_new) = account.note_exhausted(&limit("weekly"), Some("m-1"));
         assert!(is_new && week.model.is_none());
-        assert_eq!(week.resets_at, week_end(WEEK, SystemTime::now()).ok().map(seconds));
+        assert_eq!(week.resets_at, week_end(WEEK, SystemTime::now()).ok().map(epoch::seconds));
         assert!(!account.depends_on_model());
         let (day, is_new) = account.note_exhausted(&limit("m-1: daily"), Some("m-1"));
         assert!(is_new && day.model.is_some() && account.depends_on_model());

@@ -15,6 +15,7 @@ use super::fleet::{Part, Role};
 use super::pacing;
 use super::served_account::ServedAccount;
 use crate::credentials::CredentialSource;
+use crate::epoch;
 use crate::error::{Failed, Failure};
 use crate::gateway::Tuning;
 use crate::gateway::telemetry::events::Events;
@@ -22,7 +23,7 @@ use crate::limits::shared::Shared;
 use crate::limits::week_end;
 use crate::providers::Provider;
 use crate::sha256::short_sha256;
-use crate::usage::{Counts, Event, add_total, rfc3339};
+use crate::usage::{Counts, Event, add_total};
 
 /// What all profiles of a gateway have in common.
 pub(in crate::gateway) struct Common {
@@ -170,7 +171,7 @@ impl ServedProfile {
                     let event = Event::Renewed {
                         profile: self.profile.to_string(),
                         provider: ready.provider.name.clone(),
-                        expires_at: ready.credential.expires_at.and_then(rfc3339),
+                        expires_at: ready.credential.expires_at.and_then(epoch::rfc3339),
                     };
                     self.common.events.emit(&event, &format!("{}/{}", self.profile, short_sha256(token.expose(), 16)));
                 }

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::gen_ai::{self, Call, GenAi};
 use super::metrics::{Histogram, head};
+use crate::epoch;
 use crate::error::{Trouble, note};
 use crate::platform::disk;
 use crate::secret::Secret;
@@ -163,18 +164,14 @@ impl Entry {
             "status": status.map(|status| status.as_u16()),
             "complete": complete,
             "tries": tries,
-            "wait_ms": milliseconds(*waited),
+            "wait_ms": epoch::whole_milliseconds(*waited),
             "reason": reason,
             "fallback": fallback,
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
-            "ms": milliseconds(took),
+            "ms": epoch::whole_milliseconds(took),
         })
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How the requests of one profile ended.

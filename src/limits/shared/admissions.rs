@@ -14,8 +14,9 @@ use super::link::Link;
 use super::published::PublishedKeys;
 use super::script::{self, ADMIT, FINISH};
 use super::tickets::{CountedBy, Ticket, Tickets};
+use crate::epoch;
 use crate::keys::Versioned;
-use crate::limits::together::{Decision, Ended, Health, Kind, Limit, OnLoss, milliseconds};
+use crate::limits::together::{Decision, Ended, Health, Kind, Limit, OnLoss};
 
 pub(super) struct Admissions {
     link: Rc<Link>,
@@ -69,7 +70,8 @@ impl Admissions {
         longest: Duration,
     ) -> Decision {
         let admissions = Rc::clone(self);
-        let decision = async move { admissions.decide(key.as_ref(), &limits, milliseconds(longest)).await };
+        let decision =
+            async move { admissions.decide(key.as_ref(), &limits, epoch::whole_milliseconds(longest)).await };
         Deciding { admissions: Rc::clone(self), decision: Some(Box::pin(decision)) }.await
     }
 
@@ -155,7 +157,7 @@ impl Admissions {
         for limit in limits {
             limit.add_keys(&self.link.names, &mut command);
         }
-        command.arg(&**self.link.epoch.borrow()).arg(id).arg(longest).arg(milliseconds(RESERVED_FOR));
+        command.arg(&**self.link.epoch.borrow()).arg(id).arg(longest).arg(epoch::whole_milliseconds(RESERVED_FOR));
         let (asker, version) = key.map_or(("", ""), |key| (&key.record.id, &key.version));
         command.arg(asker).arg(version);
         for limit in limits {

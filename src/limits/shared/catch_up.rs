@@ -13,7 +13,7 @@ use super::finish_command::finish_command;
 use super::link::State;
 use super::script::{self, BEAT, FINISH, REJOIN};
 use super::{GONE_AFTER, RESERVED_FOR, Shared};
-use crate::limits::together::milliseconds;
+use crate::epoch;
 
 /// How long an emptied server waits for the counts of gateways that have not reconnected, from the first one that has: the
 /// longest pause between their probes.
@@ -92,13 +92,17 @@ impl CatchUp<'_> {
     pub(super) async fn rejoin(&mut self) -> Result<Rejoined> {
         let link = &self.shared.link;
         let mut keys = vec![link.names.epoch(), link.names.of("restored"), link.names.of("restoring")];
-        let counters =
-            link.standing.borrow_mut().take_unreported(&link.names, &mut keys, link.now(), milliseconds(RESERVED_FOR));
+        let counters = link.standing.borrow_mut().take_unreported(
+            &link.names,
+            &mut keys,
+            link.now(),
+            epoch::whole_milliseconds(RESERVED_FOR),
+        );
         let said = json!({
             "instance": link.instance,
             "epoch": &**link.epoch.borrow(),
             "new": uuid::Uuid::new_v4().simple().to_string(),
-            "wait": milliseconds(RESTORE),
+            "wait": epoch::whole_milliseconds(RESTORE),
             "counters": counters,
         });
         let rejoined: Rejoined =
@@ -129,8 +133,8 @@ impl CatchUp<'_> {
         let mut keys = vec![link.names.epoch(), link.names.gateways(), link.names.records()];
         let (mut said, queried) = link.standing.borrow().query(&link.names, &mut keys, link.now());
         said["instance"] = link.instance.as_str().into();
-        said["keep"] = milliseconds(GONE_AFTER).into();
-        said["hold"] = milliseconds(RESERVED_FOR).into();
+        said["keep"] = epoch::whole_milliseconds(GONE_AFTER).into();
+        said["hold"] = epoch::whole_milliseconds(RESERVED_FOR).into();
         let beat: Beat =
             script::run(&mut self.connection, &BEAT, &keys, &said).await.map_err(|error| link.failure(&error))?;
         self.shared.keys.compare_secret(beat.check.as_deref());

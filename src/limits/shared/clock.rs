@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Instant, SystemTime};
 
-use crate::limits::together::{milliseconds, since_epoch};
+use crate::epoch;
 
 /// Times are milliseconds.
 pub(super) struct Clock {
@@ -16,7 +16,7 @@ impl Clock {
     pub(super) fn new() -> Self {
         let clock = Self { began: Instant::now(), ahead: Cell::new(0) };
         // That of this machine, until the server has told its own.
-        clock.set(since_epoch(SystemTime::now()));
+        clock.set(epoch::milliseconds(SystemTime::now()));
         clock
     }
 
@@ -27,7 +27,7 @@ impl Clock {
 
     /// Since this gateway began.
     pub(super) fn own(&self) -> i64 {
-        milliseconds(self.began.elapsed()).cast_signed()
+        epoch::whole_milliseconds(self.began.elapsed()).cast_signed()
     }
 
     pub(super) fn set(&self, now: u64) {
@@ -48,12 +48,12 @@ mod tests {
         // What has passed since then, however long this process was stopped.
         let passed = |read: &dyn Fn() -> u64, from: u64| {
             let (least, now, most) = (began.elapsed(), read(), began.elapsed());
-            (from + milliseconds(least)..=from + milliseconds(most)).contains(&now)
+            (from + epoch::whole_milliseconds(least)..=from + epoch::whole_milliseconds(most)).contains(&now)
         };
         assert!(passed(&|| clock.own().cast_unsigned(), 0) && clock.own() >= 700);
         clock.set(5_000_000);
         let set_at = 5_000_000 - clock.ahead.get().cast_unsigned();
-        assert!((700..=milliseconds(began.elapsed())).contains(&set_at));
+        assert!((700..=epoch::whole_milliseconds(began.elapsed())).contains(&set_at));
         assert!(passed(&|| clock.now(), 5_000_000 - set_at));
         clock.set(1_000_000);
         assert!(clock.now() < 5_000_000);

@@ -13,11 +13,12 @@ use super::Shared;
 use super::names::Names;
 use super::published::Away;
 use super::script::{self, LOOK};
+use crate::epoch;
 use crate::keys::{Directory, KeyRecord, Money, State as KeyState, TeamSecret};
 use crate::limits::UsedUp;
 use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
 use crate::limits::together::{
-    Counted, Decision, Ended, Kind, Limit, SPREAD, SharedAccount, UNLIMITED, Unit, kept, since_epoch, time,
+    Counted, Decision, Ended, Kind, Limit, SPREAD, SharedAccount, UNLIMITED, Unit, kept, time,
 };
 
 const DAY: u64 = 86_400_000;
@@ -90,7 +91,8 @@ fn limits_of_key(key: &KeyRecord, wanted: Wanted, at: u64) -> Vec<Limit> {
         && wanted.cost > Money::default()
     {
         let most = budget.amount.0.min(UNLIMITED);
-        let (begins, ends) = (since_epoch(budget.period.began(now)), since_epoch(budget.period.ends(now)));
+        let (begins, ends) =
+            (epoch::milliseconds(budget.period.began(now)), epoch::milliseconds(budget.period.ends(now)));
         let kind = Kind::Spend { unit: Unit::Nanodollars, add: wanted.cost.0.min(most), begins, ends };
         limits.push(of_key(&format!("spent/{period}"), kind, most));
     }
@@ -389,7 +391,7 @@ mod tests {
             Places { keys: path("keys.json"), audit: path("audit"), secret: path("secret"), is_secret_given: false };
         let (secret, now) = (TeamSecret::new(), SystemTime::now());
         let (mut record, _) = KeyRecord::create("ann", &secret, now);
-        record.expires_at = Some(crate::keys::seconds(now) + 1800);
+        record.expires_at = Some(epoch::seconds(now) + 1800);
         let key = Rc::new(record.clone());
         Keys::change(&places, now, |keys| {
             keys.add(record)?;
@@ -402,7 +404,7 @@ mod tests {
         let engine = SharedKeys::open(&shared, &places.keys, &secret).unwrap();
         // Before the server has told its time it is that of this machine.
         assert!(engine.now() >= now - MINUTE && engine.now() < now + MINUTE);
-        shared.link.clock.set(since_epoch(now) + 3_600_000);
+        shared.link.clock.set(epoch::milliseconds(now) + 3_600_000);
         assert!(engine.now() > now + 59 * MINUTE);
         let demand = Demand { key, tokens: 0, cost: Money::default(), longest_wait: Duration::ZERO, repeats: false };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -437,7 +439,10 @@ mod tests {
         for at in [0, DAY - 1, DAY, 1_709_164_800_000, 1_772_323_199_999] {
             let (day, calendar) = (UtcDay::of(at), Zone::utc().day_of(time(at)));
             assert_eq!(i64::from(calendar.number()), day.number.cast_signed());
-            assert_eq!((since_epoch(calendar.begins), since_epoch(calendar.ends)), (day.begins, day.ends));
+            assert_eq!(
+                (epoch::milliseconds(calendar.begins), epoch::milliseconds(calendar.ends)),
+                (day.begins, day.ends)
+            );
         }
     }
 }

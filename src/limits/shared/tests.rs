@@ -13,8 +13,9 @@ use std::time::{Instant, SystemTime};
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::super::together::{Unit, milliseconds};
+use super::super::together::Unit;
 use super::*;
+use crate::epoch;
 use crate::keys::{Directory, KeyLimits, KeyRecord, Money, Publication, TeamSecret};
 use crate::limits::{
     AccountWindows, Decision as KeyDecision, Demand, Grant, Left, Quota, Rate, Refused, Rule, Used, Zone,
@@ -159,7 +160,7 @@ fn no_window_is_exceeded_over_four_gateways_and_the_first_are_not_delayed() {
         for number in 0..200 {
             let gateway = &gateways[number % 4];
             let (wait, ..) = go(gateway, vec![window(20, 3000), day(1000)]).await;
-            at.push((gateway.now() + milliseconds(wait), wait));
+            at.push((gateway.now() + epoch::whole_milliseconds(wait), wait));
         }
         assert!(at[..20].iter().all(|(_, wait)| wait.is_zero()), "{:?}", &at[..20]);
         // As far apart as the server placed them, except for the rounding of four gateways' clocks.
@@ -672,7 +673,7 @@ fn a_quota_holds_over_gateways_refuses_at_once_and_has_room_when_its_oldest_slic
         let (_, _, left) = go(&one, limits()).await;
         assert_eq!(left, [0]);
         let Decision::Refused { limit: 0, wait } = ask(&two, limits()).await else { panic!("it is used up") };
-        let ends = two.now() + milliseconds(wait);
+        let ends = two.now() + epoch::whole_milliseconds(wait);
         assert!((since + window..=two.now() + window + 100).contains(&ends), "{ends}");
         // A request that is not sent gives its place back to all.
         one.end(ticket, Ended::GivenBack);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use super::limit::{Kind, Limit, UNLIMITED};
+use crate::epoch;
 use crate::limits::{Day, Quota, Rule};
 
 /// How much longer than 2 % a window is kept between machines: the time from there to the provider varies.
@@ -12,7 +13,7 @@ const BETWEEN_MACHINES: Duration = Duration::from_millis(500);
 
 /// How long a window of `length` is kept, in milliseconds.
 pub(crate) fn kept(length: Duration) -> u64 {
-    milliseconds(length.mul_f64(1.02) + BETWEEN_MACHINES)
+    epoch::whole_milliseconds(length.mul_f64(1.02) + BETWEEN_MACHINES)
 }
 
 /// An account whose requests all gateways count together.
@@ -56,7 +57,7 @@ fn limit_of(quota: &Quota, account: &str, refuses: bool, at: u64) -> Limit {
     let (kind, name) = match quota.period(time(at)) {
         None => (Kind::Quota { window: kept(quota.length()) }, name),
         Some((begins, ends)) => {
-            let (begins, ends) = (since_epoch(begins), since_epoch(ends));
+            let (begins, ends) = (epoch::milliseconds(begins), epoch::milliseconds(ends));
             (Kind::Day { begins, ends }, format!("{name}/{}", ends / 1000))
         }
     };
@@ -95,20 +96,11 @@ pub(crate) fn name_of_day(account: &str, day: &Day) -> String {
 }
 
 pub(crate) fn kind_of_day(day: &Day) -> Kind {
-    Kind::Day { begins: since_epoch(day.begins), ends: since_epoch(day.ends) }
+    Kind::Day { begins: epoch::milliseconds(day.begins), ends: epoch::milliseconds(day.ends) }
 }
 
 pub(crate) fn time(at: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(at)
-}
-
-/// Milliseconds.
-pub(crate) fn since_epoch(time: SystemTime) -> u64 {
-    milliseconds(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
-}
-
-pub(crate) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

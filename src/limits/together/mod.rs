@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-pub(crate) use self::account::{SharedAccount, kept, milliseconds, name_of_day, since_epoch, time};
+pub(crate) use self::account::{SharedAccount, kept, name_of_day, time};
 pub(crate) use self::limit::{Kind, Limit, UNLIMITED, Unit, amount, quota_slice, slice};
 use super::Left;
 use crate::keys::KeyRecord;
