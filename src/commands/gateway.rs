@@ -13,8 +13,8 @@ use crate::cli::{GatewayArgs, Listen, Serve};
 use crate::credentials::{Credential, CredentialSource, Lifetime, MARGIN, Stored, fresh, model_of};
 use crate::error::{Failed, Failure, Report, note};
 use crate::gateway::{
-    self, Fleet, Identity, Keyed, Listener, Members, Part, Place, ProfileLookup, Role, Served, Target, TlsFiles,
-    gateway_key,
+    self, Fleet, Identity, Keyed, ListenAddress, Listener, Members, Part, ProfileLookup, Role, Served, Target,
+    TlsFiles, gateway_key,
 };
 use crate::keys::{Keys, TeamSecret};
 use crate::limits::shared::{KeysHere, SharedKeys};
@@ -181,12 +181,12 @@ fn identity(args: &GatewayArgs) -> Result<Option<Identity>> {
 
 /// The base URL as a client can use it.
 fn base_url(args: &GatewayArgs, listener: &Listener) -> Result<String> {
-    match listener.place()? {
-        Place::Local(path) => Ok(match &args.public_url {
+    match listener.address()? {
+        ListenAddress::Local(path) => Ok(match &args.public_url {
             Some(url) => format!("{url}/v1"),
             None => format!("unix:{}", path.display()),
         }),
-        Place::Tcp(address) => Ok(base_url_at(args, address, listener.certified_host())),
+        ListenAddress::Tcp(address) => Ok(base_url_at(args, address, listener.certified_host())),
     }
 }
 

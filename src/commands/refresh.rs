@@ -23,7 +23,7 @@ pub(crate) fn run(session: &Session) -> Result<()> {
         ));
         return Ok(());
     }
-    let renewed = renew(&source, &credential, Why::Asked)?;
+    let renewed = renew(&source, &credential, Why::Requested)?;
     if stderr().is_terminal() {
         note(&match renewed.left((source.clock)()) {
             Some(left) => format!("renewed, {} left", in_words(left)),

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::{Failed, Failure, note};
 use crate::platform::processes;
-use crate::platform::supervisor::{Ended, Supervisor};
+use crate::platform::supervisor::{ProgramEnd, Supervisor};
 use crate::sandbox::{Inside, PracticeProvider, SandboxOptions, tour};
 
 /// Ends with the code of the program inside.
@@ -38,7 +38,7 @@ pub(crate) fn run(args: &SandboxArgs) -> anyhow::Result<u8> {
     Ok(if args.tour { supervisor.leave(ended) } else { supervisor.follow(ended) })
 }
 
-fn run_inside(args: &SandboxArgs, inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<Ended> {
+fn run_inside(args: &SandboxArgs, inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<ProgramEnd> {
     let mut command = match args.command.split_first() {
         Some((program, arguments)) => {
             let mut command = inside.command(program);

@@ -49,7 +49,7 @@ pub(crate) fn fresh(source: &CredentialSource, lifetime: Lifetime) -> Result<Cre
     );
     let why = match lifetime {
         Lifetime::AtLeast(asked) => Why::Lifetime(asked),
-        Lifetime::Preferably(_) => Why::Asked,
+        Lifetime::Preferably(_) => Why::Requested,
     };
     match renew(source, &credential, why) {
         Ok(renewed) => check_lifetime(source, renewed, lifetime),

@@ -54,7 +54,7 @@ const MIN_LIFETIME_MEANWHILE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Why {
     /// The token expires soon, or the user requested another.
-    Asked,
+    Requested,
     /// The token must be valid for this long.
     Lifetime(Duration),
     /// The API rejects the token, however long it is valid.
@@ -65,7 +65,7 @@ impl Why {
     /// Remaining lifetime with which a token is used unchanged while another program may be renewing.
     fn sufficient_lifetime(self) -> Duration {
         match self {
-            Self::Asked => MIN_LIFETIME_MEANWHILE,
+            Self::Requested => MIN_LIFETIME_MEANWHILE,
             Self::Lifetime(asked) => asked.max(MIN_LIFETIME_MEANWHILE),
             Self::Refused => Duration::MAX,
         }
@@ -124,7 +124,7 @@ fn not_renewable(source: &CredentialSource, left: Duration, why: Why) -> Failed 
             ),
         )
         .hint("use a smaller `--min-ttl`"),
-        Why::Asked | Why::Refused => {
+        Why::Requested | Why::Refused => {
             Failed::new(Failure::LoginRequired, "the login has no refresh token").hint(source.login_hint())
         }
     }

@@ -42,7 +42,7 @@ pub(crate) use self::admission::gateway_key;
 use self::admission::gateway_key::KeyFile;
 pub(crate) use self::admission::well_known::Members;
 pub(crate) use self::forward::fallback::Target;
-use self::forward::retry;
+use self::forward::retry::RetryBudget;
 pub(crate) use self::keys::team::Keyed;
 use self::keys::team::Team;
 pub(crate) use self::options::{GatewayOptions, Served, Tuning};
@@ -52,10 +52,10 @@ pub(crate) use self::profiles::credential::is_renewable;
 pub(crate) use self::profiles::fleet::{Fleet, Part, Role};
 pub(crate) use self::profiles::pacing::{account_id, rule, shared_name};
 use self::profiles::served_profile::Common;
-use self::request::request_body::Budget;
+use self::request::request_body::BodyBudget;
 pub(crate) use self::running::{Background, serve};
 pub(crate) use self::server::identity::{Identity, TlsFiles};
-pub(crate) use self::server::listener::{Listener, Place};
+pub(crate) use self::server::listener::{ListenAddress, Listener};
 use self::telemetry::events::Events;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) use self::telemetry::meter::Meter;
@@ -80,9 +80,9 @@ struct Gateway {
     checks_host: bool,
     identity: Option<Identity>,
     upstream: Upstream,
-    budget: RefCell<retry::Budget>,
+    retries: RefCell<RetryBudget>,
     events: Rc<Events>,
-    bodies: Rc<Budget>,
+    bodies: Rc<BodyBudget>,
     profiles: Profiles,
     shared: Option<Rc<Shared>>,
     team: Option<Team>,
@@ -119,8 +119,8 @@ impl Gateway {
             checks_host: listener.can_be_rebound(),
             identity: listener.identity.take(),
             upstream: Upstream::new(options.ca_file.clone()),
-            budget: RefCell::default(),
-            bodies: Budget::new(KEPT_BODIES),
+            retries: RefCell::default(),
+            bodies: BodyBudget::new(KEPT_BODIES),
             profiles: Profiles::open(common, source, fallback, lookup)?,
             team: keyed.map(|keyed| Team::open(keyed, shared.as_ref())).transpose()?,
             shared,

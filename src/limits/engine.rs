@@ -59,7 +59,7 @@ pub(crate) struct Grant {
 }
 
 /// What became of a demand.
-pub(crate) enum Decision {
+pub(crate) enum KeyDecision {
     /// It may be sent after `wait`, within `spread` from then on, so that those who wait do not go out together.
     Go {
         wait: Duration,
@@ -192,7 +192,7 @@ impl Engine {
     /// Decides one request, with the windows of its account, if that has any.
     ///
     /// Dropped before it has decided, it leaves nothing counted.
-    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> Decision {
+    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> KeyDecision {
         let files = match self {
             Self::Files(files) => files,
             Self::Shared(keys) => return keys.admit(demand, account).await,
@@ -203,7 +203,7 @@ impl Engine {
         loop {
             let busy = busy_since.map_or(Duration::ZERO, |since: Instant| since.elapsed());
             if busy > 2 * BUSY {
-                return Decision::Refused { reason: Refused::Unavailable, left: Left::default() };
+                return KeyDecision::Refused { reason: Refused::Unavailable, left: Left::default() };
             }
             let wait = match files.admit(demand, account, busy > BUSY, since.elapsed()) {
                 Step::Decided(decision) => return decision,

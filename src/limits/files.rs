@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Result;
 
 use super::busy::insist;
-use super::engine::{Decision, Demand, Grant, Left, RESERVED_FOR, Refused, Used};
+use super::engine::{Demand, Grant, KeyDecision, Left, RESERVED_FOR, Refused, Used};
 use super::key_state::{KeyFile, KeyState, day_of};
 use super::local::Rate;
 use super::window::Slot;
@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Result of one attempt to decide with the files.
 pub(super) enum Step {
-    Decided(Decision),
+    Decided(KeyDecision),
     /// Another process holds one of the files.
     Busy,
     /// Not decided yet: retry after this time.
@@ -43,12 +43,12 @@ pub(crate) struct Files {
     extended: Cell<Instant>,
     /// Requests that ended while their key's file could not be changed, by key. The next change of the file records
     /// them as well, such as that which admits a request: they are never more than were in flight.
-    late: RefCell<BTreeMap<String, Vec<Ended>>>,
+    late: RefCell<BTreeMap<String, Vec<LateSettlement>>>,
     trouble: Trouble,
 }
 
 /// A request that has ended.
-struct Ended {
+struct LateSettlement {
     grant: Grant,
     /// `None` if it was never sent.
     used: Option<Used>,
@@ -158,7 +158,7 @@ impl Files {
                 }
             }
         };
-        if let Step::Decided(Decision::Go { grant, .. }) = &step {
+        if let Step::Decided(KeyDecision::Go { grant, .. }) = &step {
             if let Err(error) = file.write(&standing) {
                 drop(lock);
                 if let Some(rate) = &mut rate {
@@ -192,7 +192,11 @@ impl Files {
     fn finish(&self, grant: &Grant, used: Option<Used>) {
         self.release(grant);
         if !self.record(&grant.key, Some((grant, used))) {
-            self.late.borrow_mut().entry(grant.key.id.clone()).or_default().push(Ended { grant: grant.clone(), used });
+            self.late
+                .borrow_mut()
+                .entry(grant.key.id.clone())
+                .or_default()
+                .push(LateSettlement { grant: grant.clone(), used });
         }
     }
 
@@ -244,7 +248,7 @@ impl Files {
     }
 
     fn apply_late(&self, standing: &mut KeyState, id: &str) {
-        for Ended { grant, used } in self.late.borrow().get(id).into_iter().flatten() {
+        for LateSettlement { grant, used } in self.late.borrow().get(id).into_iter().flatten() {
             apply(standing, grant, *used);
         }
     }
@@ -302,7 +306,7 @@ fn apply(standing: &mut KeyState, grant: &Grant, used: Option<Used>) {
 }
 
 fn refused(reason: Refused, left: Left) -> Step {
-    Step::Decided(Decision::Refused { reason, left })
+    Step::Decided(KeyDecision::Refused { reason, left })
 }
 
 /// Checks all limits under their locks, and counts the request in all of them or in none.
@@ -352,7 +356,7 @@ fn place(
     }
     let grant = Grant { account_day, ..count_at(standing, key, demand, (at, count, cost), now) };
     let spread = if wait.is_zero() { Duration::ZERO } else { Duration::from_nanos(step_ends.saturating_sub(at)) };
-    Step::Decided(Decision::Go { wait, spread, grant, left: standing.left() })
+    Step::Decided(KeyDecision::Go { wait, spread, grant, left: standing.left() })
 }
 
 /// What may be reserved of the key's budget, or which limit of its day or period is used up.
@@ -492,7 +496,7 @@ mod tests {
         Demand { key: Rc::clone(key), tokens, cost: Money(cost), longest_wait, repeats: false }
     }
 
-    fn decide(files: &Files, demand: &Demand, account: Option<&RefCell<Rate>>) -> Decision {
+    fn decide(files: &Files, demand: &Demand, account: Option<&RefCell<Rate>>) -> KeyDecision {
         match files.admit(demand, account, false, Duration::ZERO) {
             Step::Decided(decision) => decision,
             Step::Busy => panic!("busy"),
@@ -502,16 +506,16 @@ mod tests {
 
     fn granted(files: &Files, demand: &Demand, account: Option<&RefCell<Rate>>) -> Grant {
         match decide(files, demand, account) {
-            Decision::Go { grant, .. } => grant,
-            Decision::Refused { reason, .. } => panic!("{reason:?}"),
-            Decision::Changed(_) => panic!("changed"),
+            KeyDecision::Go { grant, .. } => grant,
+            KeyDecision::Refused { reason, .. } => panic!("{reason:?}"),
+            KeyDecision::Changed(_) => panic!("changed"),
         }
     }
 
     fn refused_for(files: &Files, demand: &Demand) -> Refused {
         match decide(files, demand, None) {
-            Decision::Go { .. } | Decision::Changed(_) => panic!("granted"),
-            Decision::Refused { reason, .. } => reason,
+            KeyDecision::Go { .. } | KeyDecision::Changed(_) => panic!("granted"),
+            KeyDecision::Refused { reason, .. } => reason,
         }
     }
 
@@ -632,7 +636,7 @@ mod tests {
 
     fn reason(step: &Step) -> Refused {
         match step {
-            Step::Decided(Decision::Refused { reason, .. }) => *reason,
+            Step::Decided(KeyDecision::Refused { reason, .. }) => *reason,
             Step::Decided(_) => panic!("granted"),
             Step::Busy | Step::Later(_) => panic!("not decided"),
         }
@@ -795,7 +799,7 @@ mod tests {
         let (files, key) = engine(directory.path(), |key| key.limits.requests_per_minute = Some(1));
         let second = demand(&key, 0, 0);
         // A turn that is now is had after any wait.
-        let Step::Decided(Decision::Go { wait, spread, .. }) =
+        let Step::Decided(KeyDecision::Go { wait, spread, .. }) =
             files.admit(&second, None, false, 2 * second.longest_wait)
         else {
             panic!("not granted");
@@ -806,7 +810,7 @@ mod tests {
             panic!("another reason");
         };
         assert!(is_a_minute(wait), "{wait:?}");
-        let Step::Decided(Decision::Go { wait, spread, grant, .. }) =
+        let Step::Decided(KeyDecision::Go { wait, spread, grant, .. }) =
             files.admit(&second, None, false, Duration::from_secs(500))
         else {
             panic!("not granted");
@@ -816,7 +820,7 @@ mod tests {
         assert_eq!(spread, step);
         // An account whose steps are shorter has the shorter one.
         let half = account(directory.path(), 10, 30);
-        let Step::Decided(Decision::Go { spread, grant: next, .. }) =
+        let Step::Decided(KeyDecision::Go { spread, grant: next, .. }) =
             files.admit(&second, Some(&half), false, Duration::ZERO)
         else {
             panic!("not granted");
@@ -901,7 +905,7 @@ mod tests {
             let is_waiting = std::future::poll_fn(|context| admitted.as_mut().poll(context).is_pending().into()).await;
             assert!(is_waiting, "neither granted nor refused");
             drop(held);
-            assert!(matches!(admitted.await, Decision::Go { wait: Duration::ZERO, .. }));
+            assert!(matches!(admitted.await, KeyDecision::Go { wait: Duration::ZERO, .. }));
         });
         assert_eq!(requests_of_account(directory.path(), 60), 1, "the account's file counts it");
     }

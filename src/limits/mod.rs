@@ -38,10 +38,10 @@ pub(crate) use self::without_shared as shared;
 
 pub(crate) use busy::{BUSY, pause};
 pub(crate) use day::{Day, Zone, week_end};
-pub(crate) use engine::{AccountWindows, Decision, Demand, Engine, Grant, Left, Refused, Used};
+pub(crate) use engine::{AccountWindows, Demand, Engine, Grant, KeyDecision, Left, Refused, Used};
 pub(crate) use exhausted::{Exhausted, Memory, exhausted, forget};
 pub(crate) use files::Files;
 pub(crate) use key_state::key_standing;
 pub(crate) use local::{Rate, Reservation, standing};
-pub(crate) use quota::{Place, Quota, Quotas, UsedUp, used};
+pub(crate) use quota::{Quota, QuotaSlot, Quotas, UsedUp, used};
 pub(crate) use window::{Rule, Slot};

@@ -56,7 +56,7 @@ pub(crate) struct UsedUp {
 
 /// Result of a slot request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum QuotaSlot {
     Taken,
     UsedUp(UsedUp),
     /// Another process holds the file: retry shortly.
@@ -152,20 +152,20 @@ impl Quotas {
     }
 
     /// Requests a slot in every quota. `alone`: without the file, because it was busy for too long.
-    pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> Place {
+    pub(crate) fn take(&mut self, now: SystemTime, alone: bool) -> QuotaSlot {
         let refuses = self.refuses;
         let taken = self.change(alone, |record, quotas| {
             let used_up =
                 quotas.iter().filter_map(|quota| record.used_up(quota, now)).max_by_key(|used_up| used_up.ends);
             if let Some(used_up) = used_up.filter(|_| refuses) {
-                return Place::UsedUp(used_up);
+                return QuotaSlot::UsedUp(used_up);
             }
             for quota in quotas {
                 record.add(quota, now);
             }
-            Place::Taken
+            QuotaSlot::Taken
         });
-        taken.unwrap_or(Place::Busy)
+        taken.unwrap_or(QuotaSlot::Busy)
     }
 
     /// Releases the slot of a request that was not sent. `taken`: when it was taken.
@@ -371,7 +371,7 @@ mod tests {
 
     /// How many of `count` requests get a slot.
     fn taken(quotas: &mut Quotas, now: SystemTime, count: usize) -> usize {
-        (0..count).filter(|_| quotas.take(now, false) == Place::Taken).count()
+        (0..count).filter(|_| quotas.take(now, false) == QuotaSlot::Taken).count()
     }
 
     #[test]
@@ -452,9 +452,9 @@ mod tests {
             for (number, wait) in waits.iter().enumerate() {
                 now += wait;
                 match processes[number % 2].take(at(now), false) {
-                    Place::Taken => sent.push(now),
-                    Place::UsedUp(used_up) => prop_assert!(used_up.ends > at(now) && used_up.ends <= at(now + 6 * HOUR)),
-                    Place::Busy => prop_assert!(false, "nobody holds it"),
+                    QuotaSlot::Taken => sent.push(now),
+                    QuotaSlot::UsedUp(used_up) => prop_assert!(used_up.ends > at(now) && used_up.ends <= at(now + 6 * HOUR)),
+                    QuotaSlot::Busy => prop_assert!(false, "nobody holds it"),
                 }
                 let lately = sent.iter().filter(|&&at| at + 5 * HOUR >= now).count();
                 prop_assert!(lately <= most as usize, "{lately} of {most}");
@@ -469,11 +469,11 @@ mod tests {
             let mut now = 0;
             for gap in gaps {
                 now += gap;
-                prop_assert_eq!(quotas.take(at(now), false), Place::Taken);
+                prop_assert_eq!(quotas.take(at(now), false), QuotaSlot::Taken);
             }
-            if let Place::UsedUp(used_up) = quotas.take(at(now + more), false) {
-                prop_assert_eq!(quotas.take(used_up.ends - Duration::from_secs(1), false), Place::UsedUp(used_up));
-                prop_assert_eq!(quotas.take(used_up.ends, false), Place::Taken);
+            if let QuotaSlot::UsedUp(used_up) = quotas.take(at(now + more), false) {
+                prop_assert_eq!(quotas.take(used_up.ends - Duration::from_secs(1), false), QuotaSlot::UsedUp(used_up));
+                prop_assert_eq!(quotas.take(used_up.ends, false), QuotaSlot::Taken);
             }
         }
     }
@@ -486,7 +486,7 @@ mod tests {
         let end = week.end(at(0)).unwrap();
         assert_eq!(taken(&mut quotas, end - Duration::from_secs(2), 3), 2);
         let used_up = UsedUp { cause: Cause::Week, ends: end };
-        assert_eq!(quotas.take(end - Duration::from_secs(1), false), Place::UsedUp(used_up));
+        assert_eq!(quotas.take(end - Duration::from_secs(1), false), QuotaSlot::UsedUp(used_up));
         assert_eq!(taken(&mut quotas, end, 3), 2);
     }
 
@@ -506,9 +506,9 @@ mod tests {
         let both = [quota(Cause::FiveHours, 2), quota(Cause::Week, 4)];
         let mut quotas = open(directory.path(), &both);
         assert_eq!(taken(&mut quotas, at(0), 9), 2);
-        assert!(matches!(quotas.take(at(0), false), Place::UsedUp(UsedUp { cause: Cause::FiveHours, .. })));
+        assert!(matches!(quotas.take(at(0), false), QuotaSlot::UsedUp(UsedUp { cause: Cause::FiveHours, .. })));
         assert_eq!(taken(&mut quotas, at(6 * HOUR), 9), 2);
-        assert!(matches!(quotas.take(at(6 * HOUR), false), Place::UsedUp(UsedUp { cause: Cause::Week, .. })));
+        assert!(matches!(quotas.take(at(6 * HOUR), false), QuotaSlot::UsedUp(UsedUp { cause: Cause::Week, .. })));
         let count = |quota: &Quota, hours: u64| used(directory.path(), "p", "account", quota, at(hours * HOUR)).0;
         assert_eq!((count(&both[0], 6), count(&both[1], 6)), (2, 4));
     }

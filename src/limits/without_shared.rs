@@ -16,8 +16,8 @@ use rustls::ClientConfig;
 
 use super::engine::{self, AccountWindows, Demand, Grant, Left, Unavailable, Used};
 pub(crate) use super::together::{
-    Counted, Decision, Ended, GONE_AFTER, Health, KeyStanding, KeysHere, Kind, Limit, Looked, OnLoss, Outcome, Row,
-    SPREAD, SharedAccount, Sums, TIMEOUT, Watched, name_of_day,
+    Counted, GONE_AFTER, Health, KeyStanding, KeysHere, Kind, Limit, Looked, OnLoss, Outcome, Row, SPREAD, Settlement,
+    SharedAccount, SharedDecision, Sums, TIMEOUT, Watched, name_of_day,
 };
 use crate::error::{Failed, Failure};
 use crate::keys::{KeyRecord, Publication, TeamSecret};
@@ -144,11 +144,11 @@ impl Shared {
         match self.0 {}
     }
 
-    pub(crate) async fn admit(&self, _: impl Fn(u64) -> Vec<Limit> + 'static, _: Duration) -> Decision {
+    pub(crate) async fn admit(&self, _: impl Fn(u64) -> Vec<Limit> + 'static, _: Duration) -> SharedDecision {
         match self.0 {}
     }
 
-    pub(crate) fn end(&self, _: String, _: Ended) {
+    pub(crate) fn end(&self, _: String, _: Settlement) {
         match self.0 {}
     }
 
@@ -204,7 +204,7 @@ impl SharedKeys {
         match self.0 {}
     }
 
-    pub(crate) async fn admit(&self, _: &Demand, _: Option<&AccountWindows>) -> engine::Decision {
+    pub(crate) async fn admit(&self, _: &Demand, _: Option<&AccountWindows>) -> engine::KeyDecision {
         match self.0 {}
     }
 

@@ -25,7 +25,7 @@ pub(super) type Answer = (StatusCode, Value);
 pub(super) type Form = HashMap<String, String>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(super) enum ApprovalState {
     Waiting,
     Approved,
     Denied,
@@ -39,7 +39,7 @@ pub(super) struct Login {
     /// `User-Agent` of the program that logs in; untrusted text.
     pub(super) agent: String,
     pub(super) scope: String,
-    pub(super) decision: Decision,
+    pub(super) approval: ApprovalState,
     /// Known to the page alone, so that no other site can submit its form.
     pub(super) form_token: String,
     client_id: String,
@@ -92,7 +92,7 @@ impl Authority {
             return refuse("invalid_request", "`code_challenge_method` must be `S256`");
         }
         if self.logins.len() >= MAX_DEVICE_CODES {
-            self.logins.retain(|_, login| login.expires > now && login.decision != Decision::Redeemed);
+            self.logins.retain(|_, login| login.expires > now && login.approval != ApprovalState::Redeemed);
         }
         if self.logins.len() >= MAX_DEVICE_CODES {
             return full();
@@ -104,7 +104,7 @@ impl Authority {
             user_code: user_code.clone(),
             agent: agent.to_owned(),
             scope: field(form, "scope").unwrap_or_default().to_owned(),
-            decision: if self.settings.approve { Decision::Approved } else { Decision::Waiting },
+            approval: if self.settings.approve { ApprovalState::Approved } else { ApprovalState::Waiting },
             form_token: random("form"),
             client_id: client_id.to_owned(),
             challenge: challenge.to_owned(),
@@ -155,15 +155,15 @@ impl Authority {
         // A little early is not too fast: a client waits exactly one interval, but its requests travel unevenly.
         let too_fast = login.polled.is_some_and(|polled| now - polled < self.settings.interval * 4 / 5);
         login.polled = Some(now);
-        match login.decision {
-            Decision::Denied => refuse("access_denied", "the login was denied"),
-            Decision::Redeemed => refuse("invalid_grant", "the device code has been used"),
-            Decision::Waiting if too_fast => {
+        match login.approval {
+            ApprovalState::Denied => refuse("access_denied", "the login was denied"),
+            ApprovalState::Redeemed => refuse("invalid_grant", "the device code has been used"),
+            ApprovalState::Waiting if too_fast => {
                 (StatusCode::TOO_MANY_REQUESTS, error("slow_down", "polling too fast; wait 5 seconds longer"))
             }
-            Decision::Waiting => refuse("authorization_pending", "the login is not approved yet"),
-            Decision::Approved => {
-                login.decision = Decision::Redeemed;
+            ApprovalState::Waiting => refuse("authorization_pending", "the login is not approved yet"),
+            ApprovalState::Approved => {
+                login.approval = ApprovalState::Redeemed;
                 let scope = login.scope.clone();
                 self.give_tokens(random("grant"), client_id, scope, now)
             }
@@ -383,7 +383,8 @@ mod tests {
     fn a_denied_login_is_denied() {
         let (mut authority, now) = (authority(false), Instant::now());
         let asked = ask(&mut authority, now);
-        authority.login(&text(&asked, "user_code").to_lowercase(), now).expect("known").decision = Decision::Denied;
+        authority.login(&text(&asked, "user_code").to_lowercase(), now).expect("known").approval =
+            ApprovalState::Denied;
         let answer = poll(&mut authority, &text(&asked, "device_code"), "verifier", now);
         assert_eq!((answer.0, text(&answer, "error").as_str()), (StatusCode::BAD_REQUEST, "access_denied"));
     }

@@ -9,22 +9,22 @@ use base64::engine::general_purpose::STANDARD;
 use hyper::StatusCode;
 use sha2::{Digest, Sha256};
 
-use super::oauth::{Decision, Form, Login};
+use super::oauth::{ApprovalState, Form, Login};
 
 const STYLE: &str = include_str!("page.css");
 
 /// The page for a login, in whatever state it is.
 pub(super) fn login(login: &Login) -> String {
     let code = escape(&login.user_code);
-    match login.decision {
-        Decision::Waiting => confirm(login),
-        Decision::Approved | Decision::Redeemed => page(
+    match login.approval {
+        ApprovalState::Waiting => confirm(login),
+        ApprovalState::Approved | ApprovalState::Redeemed => page(
             "Approved",
             &format!(
                 "<p class=\"code\">{code}</p>\n<p role=\"status\">The program that showed this code is logged in. You can close this page and go back to your terminal.</p>"
             ),
         ),
-        Decision::Denied => page(
+        ApprovalState::Denied => page(
             "Denied",
             &format!(
                 "<p class=\"code\">{code}</p>\n<p role=\"status\">The login was denied. You can close this page.</p>"
@@ -106,12 +106,12 @@ pub(super) fn decide(login: &mut Login, form: &Form, own_origin: bool) -> Result
         return Err(StatusCode::FORBIDDEN);
     }
     let decision = match form.get("decision").map(String::as_str) {
-        Some("approve") => Decision::Approved,
-        Some("deny") => Decision::Denied,
+        Some("approve") => ApprovalState::Approved,
+        Some("deny") => ApprovalState::Denied,
         _ => return Err(StatusCode::BAD_REQUEST),
     };
-    if login.decision == Decision::Waiting {
-        login.decision = decision;
+    if login.approval == ApprovalState::Waiting {
+        login.approval = decision;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use super::Inside;
 use crate::environment::variable;
 use crate::error::note;
 use crate::platform::processes;
-use crate::platform::supervisor::{Ended, Supervisor};
+use crate::platform::supervisor::{ProgramEnd, Supervisor};
 use crate::say::{Screen, Style, columns};
 
 struct Step {
@@ -122,7 +122,7 @@ const STEPS: [Step; 13] = [
 ];
 
 /// Shows all steps; ends with the code of the first that fails.
-pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<Ended> {
+pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<ProgramEnd> {
     let screen = Screen::stdout();
     let mut stdout = io::stdout();
     let begin = "A practice provider now runs on this machine: no account, no network, and your files and logins are not touched.";
@@ -132,14 +132,14 @@ pub(crate) fn run(inside: &Inside, supervisor: &Supervisor) -> anyhow::Result<En
         if supervisor.is_interrupted() {
             return Ok(ended);
         }
-        if ended != Ended::SUCCESS {
+        if ended != ProgramEnd::SUCCESS {
             note(&format!("the tour ends here: `{}` ended with code {}", command_line(step.arguments), ended.code()));
             return Ok(ended);
         }
     }
     let end = "That is the whole workflow. Try it yourself with `qwenauth sandbox`, or log in with `qwenauth login`.";
     writeln!(stdout, "{}", remark(&format!("# {end}"), 2, screen))?;
-    Ok(Ended::SUCCESS)
+    Ok(ProgramEnd::SUCCESS)
 }
 
 fn show(
@@ -148,7 +148,7 @@ fn show(
     supervisor: &Supervisor,
     screen: Screen,
     stdout: &mut io::Stdout,
-) -> anyhow::Result<Ended> {
+) -> anyhow::Result<ProgramEnd> {
     writeln!(stdout, "{}", remark(&format!("# {}", step.why), 2, screen))?;
     let typed = match step.stdin {
         Some(text) if processes::IS_UNIX => format!("printf {text} | {}", command_line(step.arguments)),

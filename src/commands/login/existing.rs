@@ -113,7 +113,7 @@ pub(super) fn working_login(source: &CredentialSource) -> Result<Option<Credenti
     let lasts = credential.is_lasting() || credential.left((source.clock)()).is_some_and(|left| left >= MARGIN);
     match state {
         State::Valid if lasts => Ok(Some(credential)),
-        State::Valid | State::Refreshable => Ok(renew(source, &credential, Why::Asked).ok()),
+        State::Valid | State::Refreshable => Ok(renew(source, &credential, Why::Requested).ok()),
         _ => Ok(None),
     }
 }

@@ -266,7 +266,7 @@ impl<'request, 'gateway> Attempts<'request, 'gateway> {
     fn may_repeat(&self) -> bool {
         self.made < MAX_ATTEMPTS
             && self.proxied.request.body.can_be_read_again()
-            && self.proxied.gateway.budget.borrow_mut().take_repetition()
+            && self.proxied.gateway.retries.borrow_mut().take_repetition()
     }
 
     async fn wait(&mut self, wait: Duration, reason: &'static str) {

@@ -100,7 +100,7 @@ impl<'gateway> ProxiedRequest<'gateway> {
         usage.user = key.as_ref().map(|key| Arc::new(KeyUser { key: key.id.clone(), owner: key.owner.clone() }));
         let key = key.zip(gateway.team.as_ref()).map(|(key, team)| KeyAdmission::new(team, key, &request));
         let may_move = gateway.profiles.fallback.as_ref().is_some_and(|fallback| fallback.may_move(served, &request));
-        gateway.budget.borrow_mut().note_request();
+        gateway.retries.borrow_mut().note_request();
         Self { gateway, request, key, usage, may_move }
     }
 

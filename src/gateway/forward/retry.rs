@@ -64,13 +64,13 @@ fn jitter(most: Duration) -> Duration {
 
 /// How many requests may be sent again: a fifth of those of the last ten seconds, and three.
 #[derive(Default)]
-pub(in crate::gateway) struct Budget {
+pub(in crate::gateway) struct RetryBudget {
     /// Second, requests and repetitions.
     seconds: [(u64, u32, u32); 10],
     since: Option<Instant>,
 }
 
-impl Budget {
+impl RetryBudget {
     pub(super) fn note_request(&mut self) {
         self.now().1 += 1;
     }
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn repetitions_are_a_fifth_of_the_requests_and_three() {
-        let mut budget = Budget::default();
+        let mut budget = RetryBudget::default();
         assert_eq!((0..10).filter(|_| budget.take_repetition()).count(), 3);
         (0..100).for_each(|_| budget.note_request());
         assert_eq!((0..100).filter(|_| budget.take_repetition()).count(), 20);

@@ -15,7 +15,7 @@ use crate::gateway::profiles::served_account::ServedAccount;
 use crate::gateway::request::client_request::ClientRequest;
 use crate::gateway::response::refusal;
 use crate::gateway::telemetry::usage_record::UsageRecord;
-use crate::limits::{BUSY, Place, UsedUp, pause};
+use crate::limits::{BUSY, QuotaSlot, UsedUp, pause};
 use crate::providers::error::Cause;
 
 /// Why a request of an account with a limit waited, or was not sent.
@@ -138,12 +138,12 @@ impl HeldSlot {
             let (now, busy) = (SystemTime::now(), since.elapsed());
             let place = slot.account.quotas.borrow_mut().take(now, busy > BUSY);
             match place {
-                Place::Taken => {
+                QuotaSlot::Taken => {
                     slot.place = Some(now);
                     return Ok(slot);
                 }
-                Place::UsedUp(used_up) => return Err(used_up),
-                Place::Busy => tokio::time::sleep(pause(busy)).await,
+                QuotaSlot::UsedUp(used_up) => return Err(used_up),
+                QuotaSlot::Busy => tokio::time::sleep(pause(busy)).await,
             }
         }
     }

@@ -39,7 +39,7 @@ impl Estimate {
 
 /// The model and the size of a request, from its body.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(in crate::gateway) struct Asked {
+pub(in crate::gateway) struct RequestFields {
     /// Different values of the field `model`, and of fields with models that some servers take instead; at most two.
     models: Vec<Option<String>>,
     has_model: bool,
@@ -47,10 +47,10 @@ pub(in crate::gateway) struct Asked {
     copies: u64,
 }
 
-impl Asked {
+impl RequestFields {
     /// Reads the whole body. Returns `None` if it is not a JSON object.
     pub(in crate::gateway) fn read(body: &[u8]) -> Option<Self> {
-        serde_json::Deserializer::from_slice(body).deserialize_map(AskedVisitor).ok()
+        serde_json::Deserializer::from_slice(body).deserialize_map(RequestFieldsVisitor).ok()
     }
 
     /// The model, if it names exactly one.
@@ -73,42 +73,42 @@ impl Asked {
     }
 }
 
-struct AskedVisitor;
+struct RequestFieldsVisitor;
 
-impl<'de> Visitor<'de> for AskedVisitor {
-    type Value = Asked;
+impl<'de> Visitor<'de> for RequestFieldsVisitor {
+    type Value = RequestFields;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a request")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Asked, A::Error> {
-        let mut asked = Asked::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RequestFields, A::Error> {
+        let mut fields = RequestFields::default();
         while let Some(name) = map.next_key::<String>()? {
             // Some servers ignore the case of field names.
             match name.to_ascii_lowercase().as_str() {
                 "model" => {
-                    asked.has_model = true;
-                    asked.add(map.next_value::<Lenient>()?.0.as_str());
+                    fields.has_model = true;
+                    fields.add(map.next_value::<Lenient>()?.0.as_str());
                 }
                 // OpenRouter's and LiteLLM's. A preset of OpenRouter can name any model.
-                "models" | "preset" => map.next_value_seed(Alternatives(&mut asked))?,
-                name if name.ends_with("fallbacks") => map.next_value_seed(Alternatives(&mut asked))?,
+                "models" | "preset" => map.next_value_seed(Alternatives(&mut fields))?,
+                name if name.ends_with("fallbacks") => map.next_value_seed(Alternatives(&mut fields))?,
                 "max_tokens" | "max_completion_tokens" | "max_output_tokens" => {
-                    asked.most = asked.most.max(map.next_value::<Lenient>()?.0.as_u64());
+                    fields.most = fields.most.max(map.next_value::<Lenient>()?.0.as_u64());
                 }
                 "n" | "best_of" => {
-                    asked.copies = asked.copies.max(map.next_value::<Lenient>()?.0.as_u64().unwrap_or(1));
+                    fields.copies = fields.copies.max(map.next_value::<Lenient>()?.0.as_u64().unwrap_or(1));
                 }
                 _ => drop(map.next_value::<IgnoredAny>()?),
             }
         }
-        Ok(asked)
+        Ok(fields)
     }
 }
 
 /// Names of further models: a string, an object with `model`, or lists of them. Another value could name any model.
-struct Alternatives<'asked>(&'asked mut Asked);
+struct Alternatives<'fields>(&'fields mut RequestFields);
 
 impl<'de> DeserializeSeed<'de> for Alternatives<'_> {
     type Value = ();
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     fn model(body: &str) -> Option<String> {
-        Asked::read(body.as_bytes())?.model().map(str::to_owned)
+        RequestFields::read(body.as_bytes())?.model().map(str::to_owned)
     }
 
     #[test]
@@ -249,11 +249,11 @@ mod tests {
             (r#"{"model":"m","max_tokens":"9","n":null}"#, 4096),
             (r#"{"model":"m","max_tokens":-1.5,"n":2.9}"#, 0),
         ] {
-            let asked = Asked::read(body.as_bytes()).unwrap();
-            let estimate = asked.estimate(400, "/chat/completions");
+            let fields = RequestFields::read(body.as_bytes()).unwrap();
+            let estimate = fields.estimate(400, "/chat/completions");
             assert_eq!(estimate, Estimate { prompt: 100, completion }, "{body}");
         }
-        let asked = Asked::read(br#"{"model":"m"}"#).unwrap();
-        assert_eq!(asked.estimate(10, "/embeddings"), Estimate { prompt: 3, completion: 0 });
+        let fields = RequestFields::read(br#"{"model":"m"}"#).unwrap();
+        assert_eq!(fields.estimate(10, "/embeddings"), Estimate { prompt: 3, completion: 0 });
     }
 }

@@ -41,7 +41,7 @@ pub(in crate::gateway) async fn exchange(
     let Ok(Ok(body)) = read else {
         return failed(StatusCode::BAD_REQUEST, "invalid_request", "the body is too long or incomplete", None);
     };
-    let token = match Asked::read(&body.to_bytes()).token() {
+    let token = match ExchangeForm::read(&body.to_bytes()).token() {
         Ok(token) => token,
         Err((error, description)) => return failed(StatusCode::BAD_REQUEST, error, description, None),
     };
@@ -63,24 +63,24 @@ pub(in crate::gateway) async fn exchange(
 
 /// The fields of an exchange request that are used.
 #[derive(Default)]
-struct Asked {
+struct ExchangeForm {
     grant_type: String,
     token_type: String,
     token: Option<Secret>,
 }
 
-impl Asked {
+impl ExchangeForm {
     fn read(body: &[u8]) -> Self {
-        let mut asked = Self::default();
+        let mut form = Self::default();
         for (name, value) in form_urlencoded::parse(body) {
             match &*name {
-                "grant_type" => asked.grant_type = value.into_owned(),
-                "subject_token_type" => asked.token_type = value.into_owned(),
-                "subject_token" => asked.token = Some(Secret::new(value.into_owned())),
+                "grant_type" => form.grant_type = value.into_owned(),
+                "subject_token_type" => form.token_type = value.into_owned(),
+                "subject_token" => form.token = Some(Secret::new(value.into_owned())),
                 _ => {}
             }
         }
-        asked
+        form
     }
 
     /// Errors: the code of RFC 6749 §5.2, and what is missing.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use hyper::header::{CONTENT_ENCODING, HeaderMap};
 
-use super::estimate::{Asked, Estimate};
+use super::estimate::{Estimate, RequestFields};
 use super::grant::HeldGrant;
 use super::key_limits;
 use super::team::Team;
@@ -22,7 +22,7 @@ use crate::gateway::request::client_request::ClientRequest;
 use crate::gateway::request::request_body::Broken;
 use crate::gateway::response::refusal::{RETRY_SOON, Refusal};
 use crate::keys::{KeyRecord, KeyText, Money, State};
-use crate::limits::{Decision, Demand, Left, Refused};
+use crate::limits::{Demand, KeyDecision, Left, Refused};
 
 /// How often a request starts over because its key was changed in the meantime.
 const MAX_CHANGES: u32 = 5;
@@ -96,7 +96,7 @@ impl<'gateway> KeyAdmission<'gateway> {
         }
         let body = request.body.kept().concat();
         let is_plain = !request.headers.contains_key(CONTENT_ENCODING);
-        let asked = is_plain.then(|| Asked::read(&body)).flatten().unwrap_or_default();
+        let asked = is_plain.then(|| RequestFields::read(&body)).flatten().unwrap_or_default();
         // After a move to another profile the model is the one that the user configured there, for the model that was
         // checked.
         if depends_on_model(&key) && !pending.usage.has_moved() {
@@ -190,7 +190,7 @@ impl<'gateway> KeyAdmission<'gateway> {
             };
             let windows = counted.as_ref().map(|account| account.pacing.windows());
             match pending.request.body.while_reading(team.engine.admit(&demand, windows)).await {
-                Decision::Go { wait, spread, grant, left } => {
+                KeyDecision::Go { wait, spread, grant, left } => {
                     self.left = Some(left);
                     // Released if the client disconnects during the wait.
                     let held = HeldGrant::new(Rc::clone(&team.engine), grant, counted, &team.prices, price, estimate);
@@ -201,14 +201,14 @@ impl<'gateway> KeyAdmission<'gateway> {
                     let spread = if wait.is_zero() { wait } else { spread.mul_f64(rand::random::<f64>()) };
                     return Ok((wait + spread, held));
                 }
-                Decision::Refused { reason, left } => {
+                KeyDecision::Refused { reason, left } => {
                     self.left = Some(left);
                     return Err(self.not_granted(pending, reason).await);
                 }
-                Decision::Changed(_) if changes == MAX_CHANGES => {
+                KeyDecision::Changed(_) if changes == MAX_CHANGES => {
                     return Err(self.not_granted(pending, Refused::Unavailable).await);
                 }
-                Decision::Changed(record) => {
+                KeyDecision::Changed(record) => {
                     changes += 1;
                     if !self.is_shown(&record) {
                         return Err(self.not_granted(pending, Refused::Unknown).await);

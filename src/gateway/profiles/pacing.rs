@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::credentials::Credential;
 use crate::error::{Failed, Failure, note};
 use crate::gateway::Tuning;
-use crate::limits::shared::{Decision, Ended, Kind, SPREAD, Shared, SharedAccount, name_of_day};
+use crate::limits::shared::{Kind, SPREAD, Settlement, Shared, SharedAccount, SharedDecision, name_of_day};
 use crate::limits::{AccountWindows, BUSY, Day, Rate, Reservation, Rule, Slot, UsedUp, Zone, pause};
 use crate::providers::Provider;
 use crate::sha256::short_sha256;
@@ -162,11 +162,11 @@ impl Pacing {
         let since = tokio::time::Instant::now();
         let asked = Rc::clone(account);
         let wait = match shared.admit(move |at| asked.limits(at), MAX_QUEUE_TIME).await {
-            Decision::Go { wait, ticket } => {
+            SharedDecision::Go { wait, ticket } => {
                 *counted = Some(Counted::Ticket(ticket));
                 wait
             }
-            Decision::Refused { limit, wait } => {
+            SharedDecision::Refused { limit, wait } => {
                 let ends = SystemTime::now() + wait;
                 let limits = account.limits(shared.now());
                 return Err(match limits.get(limit).map(|limit| (limit.quota, limit.kind)) {
@@ -175,7 +175,7 @@ impl Pacing {
                     _ => NoSlot::TooLong(wait),
                 });
             }
-            Decision::Changed(_) | Decision::Unavailable => return Err(NoSlot::Unavailable),
+            SharedDecision::Changed(_) | SharedDecision::Unavailable => return Err(NoSlot::Unavailable),
         };
         if wait.is_zero() {
             return Ok(Waited::No);
@@ -190,7 +190,7 @@ impl Pacing {
         match (counted, &self.shared) {
             (Counted::Step { step, day }, _) if !was_sent => self.windows.rate.borrow_mut().give_back(step, day),
             (Counted::Ticket(ticket), Some(shared)) => {
-                shared.end(ticket, if was_sent { Ended::AsEstimated } else { Ended::GivenBack });
+                shared.end(ticket, if was_sent { Settlement::AsEstimated } else { Settlement::GivenBack });
             }
             _ => {}
         }

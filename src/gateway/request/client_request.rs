@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, HeaderMap};
 
 use super::anthropic;
-use super::request_body::{Broken, Budget, RequestBody};
+use super::request_body::{BodyBudget, Broken, RequestBody};
 use crate::gateway::forward::headers;
 use crate::gateway::profiles::credential::ReadyCredential;
 use crate::gateway::response::refusal::{self, Refusal};
@@ -68,7 +68,7 @@ impl ClientRequest {
         &self,
         first: Option<&ReadyCredential>,
         body: Vec<Bytes>,
-        bodies: &Rc<Budget>,
+        bodies: &Rc<BodyBudget>,
     ) -> Self {
         let mut headers = self.headers.clone();
         headers.remove(CONTENT_LENGTH);

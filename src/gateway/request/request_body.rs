@@ -1,7 +1,7 @@
 //! Request body: streamed to the provider, and buffered while a retry is possible.
 //!
 //! Hazard: a client can send much more slowly than announced, in chunks of a byte, over many connections at once. Rule:
-//! the buffers of all requests together have one [`Budget`]; a body beyond it is streamed and cannot be sent again. A
+//! the buffers of all requests together have one [`BodyBudget`]; a body beyond it is streamed and cannot be sent again. A
 //! chunk costs the same wherever it is in the body.
 
 use std::cell::{Cell, RefCell};
@@ -64,12 +64,12 @@ impl fmt::Display for Broken {
 impl std::error::Error for Broken {}
 
 /// What the bodies of all requests may keep in memory together, in bytes.
-pub(in crate::gateway) struct Budget {
+pub(in crate::gateway) struct BodyBudget {
     limit: usize,
     used: Cell<usize>,
 }
 
-impl Budget {
+impl BodyBudget {
     pub(in crate::gateway) fn new(limit: usize) -> Rc<Self> {
         Rc::new(Self { limit, used: Cell::new(0) })
     }
@@ -124,7 +124,7 @@ struct Source {
     waiting: Option<Waker>,
     replay_limit: usize,
     longest: u64,
-    budget: Rc<Budget>,
+    budget: Rc<BodyBudget>,
 }
 
 impl RequestBody {
@@ -132,7 +132,7 @@ impl RequestBody {
         incoming: ClientBody,
         replay_limit: usize,
         longest: u64,
-        budget: &Rc<Budget>,
+        budget: &Rc<BodyBudget>,
     ) -> Self {
         let ended = incoming.is_end_stream();
         let mut source = Source::empty(replay_limit, longest, budget);
@@ -152,7 +152,7 @@ impl RequestBody {
     }
 
     /// A body that is in memory already.
-    pub(in crate::gateway) fn whole(chunks: Vec<Bytes>, budget: &Rc<Budget>) -> Self {
+    pub(in crate::gateway) fn whole(chunks: Vec<Bytes>, budget: &Rc<BodyBudget>) -> Self {
         let mut source = Source::empty(usize::MAX, u64::MAX, budget);
         source.ended = true;
         for chunk in chunks {
@@ -284,7 +284,7 @@ impl RequestBody {
 }
 
 impl Source {
-    fn empty(replay_limit: usize, longest: u64, budget: &Rc<Budget>) -> Self {
+    fn empty(replay_limit: usize, longest: u64, budget: &Rc<BodyBudget>) -> Self {
         Self {
             incoming: None,
             kept: VecDeque::new(),
@@ -481,7 +481,7 @@ mod tests {
     #[test]
     fn each_part_after_the_first_is_noted_when_it_is_given_out() {
         let body =
-            RequestBody::whole(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")], &Budget::new(usize::MAX));
+            RequestBody::whole(vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")], &BodyBudget::new(usize::MAX));
         let mut reader = body.reader().unwrap();
         let mut is_noted = || {
             let _ = reader.poll_chunk(&mut Context::from_waker(Waker::noop()));
@@ -493,7 +493,7 @@ mod tests {
         assert_eq!(body.given_at(), None);
     }
 
-    fn source(is_required: bool, budget: &Rc<Budget>) -> Source {
+    fn source(is_required: bool, budget: &Rc<BodyBudget>) -> Source {
         let mut source = Source::empty(2 * SMALL, u64::MAX, budget);
         source.is_required = is_required;
         source
@@ -506,7 +506,7 @@ mod tests {
 
     #[test]
     fn a_small_body_that_must_be_kept_is_kept_whatever_others_use() {
-        let budget = Budget::new(SMALL);
+        let budget = BodyBudget::new(SMALL);
         let mut large = source(false, &budget);
         assert_eq!(keep(&mut large, SMALL + 1), (false, true));
         assert_eq!(keep(&mut source(false, &budget), 1), (false, true));
@@ -517,7 +517,7 @@ mod tests {
 
     #[test]
     fn all_small_bodies_together_are_bounded_too() {
-        let budget = Budget::new(0);
+        let budget = BodyBudget::new(0);
         let mut kept: Vec<Source> = (0..80).map(|_| source(true, &budget)).collect();
         let count = kept.iter_mut().map(|source| keep(source, SMALL)).filter(|(keeps, _)| *keeps).count();
         assert_eq!(count, 63, "each chunk costs its administration as well");
@@ -527,11 +527,11 @@ mod tests {
 
     #[test]
     fn a_body_beyond_the_replay_limit_is_too_long_for_any_budget() {
-        let budget = Budget::new(0);
+        let budget = BodyBudget::new(0);
         assert_eq!(keep(&mut source(true, &budget), 2 * SMALL + 1), (false, false));
     }
 
-    fn whole(chunks: &[&'static str], budget: &Rc<Budget>) -> RequestBody {
+    fn whole(chunks: &[&'static str], budget: &Rc<BodyBudget>) -> RequestBody {
         RequestBody::whole(chunks.iter().map(|chunk| Bytes::from_static(chunk.as_bytes())).collect(), budget)
     }
 
@@ -543,7 +543,7 @@ mod tests {
     }
 
     /// What `test` makes of the body of a request, and the client's end of its connection.
-    fn received(limit: usize, budget: &Rc<Budget>, test: impl AsyncFnOnce(RequestBody, DuplexStream)) {
+    fn received(limit: usize, budget: &Rc<BodyBudget>, test: impl AsyncFnOnce(RequestBody, DuplexStream)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (mut client, server) = tokio::io::duplex(1024);
@@ -582,7 +582,7 @@ mod tests {
 
     #[test]
     fn a_body_is_read_ahead_as_far_as_it_can_be_kept() {
-        received(5, &Budget::new(usize::MAX), async |body, mut client| {
+        received(5, &BodyBudget::new(usize::MAX), async |body, mut client| {
             for (chunk, all) in [("abc", "abc"), ("de", "abcde"), ("fg", "abcde")] {
                 sent(&mut client, chunk).await;
                 assert_eq!(kept(&body).await, all);
@@ -591,7 +591,7 @@ mod tests {
             assert!(!body.keep_all().await && !body.can_be_read_again());
         });
         // The bodies of other requests leave no room for a second chunk.
-        received(usize::MAX, &Budget::new(size_of::<Bytes>()), async |body, mut client| {
+        received(usize::MAX, &BodyBudget::new(size_of::<Bytes>()), async |body, mut client| {
             for chunk in ["abc", "de"] {
                 sent(&mut client, chunk).await;
                 assert_eq!(kept(&body).await, "abc");
@@ -602,19 +602,19 @@ mod tests {
 
     #[test]
     fn all_of_a_body_is_kept_or_it_is_not() {
-        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+        received(usize::MAX, &BodyBudget::new(usize::MAX), async |body, mut client| {
             sent(&mut client, "abc").await;
             sent(&mut client, "").await;
             assert!(body.keep_all().await && body.broken().is_none());
             assert_eq!(kept(&body).await, "abc");
         });
-        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+        received(usize::MAX, &BodyBudget::new(usize::MAX), async |body, mut client| {
             sent(&mut client, "abc").await;
             drop(client);
             assert!(!body.keep_all().await);
             assert_eq!(body.broken(), Some(Broken::ByClient));
         });
-        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+        received(usize::MAX, &BodyBudget::new(usize::MAX), async |body, mut client| {
             client.write_all(b"3\r\nabc\r\nno length\r\n").await.unwrap();
             assert!(!body.keep_all().await);
             assert_eq!(body.broken(), Some(Broken::Malformed));
@@ -623,7 +623,7 @@ mod tests {
 
     #[test]
     fn a_body_waits_for_its_client_once_all_that_came_was_given_out() {
-        received(usize::MAX, &Budget::new(usize::MAX), async |body, mut client| {
+        received(usize::MAX, &BodyBudget::new(usize::MAX), async |body, mut client| {
             let mut reader = body.reader().unwrap();
             let mut given = async || poll_fn(|context| Poll::Ready(reader.poll_chunk(context).is_ready())).await;
             sent(&mut client, "abc").await;
@@ -643,7 +643,7 @@ mod tests {
     #[test]
     fn what_is_kept_of_all_bodies_counts_until_it_is_given_out_for_the_last_time() {
         let each = size_of::<Bytes>();
-        let budget = Budget::new(2 * each + 5);
+        let budget = BodyBudget::new(2 * each + 5);
         let body = whole(&["abc", "de"], &budget);
         assert_eq!((budget.used.get(), budget.is_exceeded_by(0)), (2 * each + 5, false));
         let other = whole(&[""], &budget);
@@ -660,7 +660,7 @@ mod tests {
 
     #[test]
     fn a_reader_knows_what_it_has_yet_to_give_out() {
-        let body = whole(&["abc", "de", "f"], &Budget::new(0));
+        let body = whole(&["abc", "de", "f"], &BodyBudget::new(0));
         let mut reader = body.reader().unwrap();
         for left in [6, 3, 1] {
             assert_eq!((reader.length(), reader.has_ended()), (Some(left), false));
@@ -675,7 +675,7 @@ mod tests {
     #[test]
     fn places_of_many_small_chunks_are_not_kept_for_the_rest_of_a_long_body() {
         let places = |chunks: usize, given: usize| {
-            let budget = Budget::new(usize::MAX);
+            let budget = BodyBudget::new(usize::MAX);
             let body = RequestBody::whole(vec![Bytes::from_static(b"a"); chunks], &budget);
             let mut reader = body.reader().unwrap();
             body.stop_keeping();
@@ -693,7 +693,7 @@ mod tests {
 
     #[test]
     fn the_model_is_found_in_the_first_bytes_of_a_body_that_is_dropped() {
-        let budget = Budget::new(usize::MAX);
+        let budget = BodyBudget::new(usize::MAX);
         let space: &'static str = Box::leak(" ".repeat(HEAD_LENGTH - 10).into_boxed_str());
         for (chunks, model) in [
             (&[r#"{"mod"#, r#"el":"#, r#""m"}"#][..], Some("m")),

@@ -45,7 +45,7 @@ enum Bound {
 }
 
 /// Where clients find a [`Listener`].
-pub(crate) enum Place {
+pub(crate) enum ListenAddress {
     Tcp(SocketAddr),
     Local(PathBuf),
 }
@@ -84,10 +84,10 @@ impl Listener {
         Self { identity: Some(identity), ..self }
     }
 
-    pub(crate) fn place(&self) -> io::Result<Place> {
+    pub(crate) fn address(&self) -> io::Result<ListenAddress> {
         match &self.socket {
-            Bound::Tcp(listener) => listener.local_addr().map(Place::Tcp),
-            Bound::Local(socket) => Ok(Place::Local(socket.path().to_owned())),
+            Bound::Tcp(listener) => listener.local_addr().map(ListenAddress::Tcp),
+            Bound::Local(socket) => Ok(ListenAddress::Local(socket.path().to_owned())),
         }
     }
 
@@ -103,16 +103,16 @@ impl Listener {
     /// Whether a page in a browser of this machine could send requests here under a name of its own: neither a socket nor
     /// a server whose name the browser has checked.
     pub(in crate::gateway) fn can_be_rebound(&self) -> bool {
-        !self.has_tls() && matches!(self.place(), Ok(Place::Tcp(address)) if address.ip().is_loopback())
+        !self.has_tls() && matches!(self.address(), Ok(ListenAddress::Tcp(address)) if address.ip().is_loopback())
     }
 
     /// Whether what passes can be read on no network.
     pub(crate) fn is_private(&self) -> bool {
         let is_local = |place| match place {
-            Place::Tcp(address) => address.ip().is_loopback(),
-            Place::Local(_) => true,
+            ListenAddress::Tcp(address) => address.ip().is_loopback(),
+            ListenAddress::Local(_) => true,
         };
-        self.has_tls() || self.place().is_ok_and(is_local)
+        self.has_tls() || self.address().is_ok_and(is_local)
     }
 
     /// Within the runtime that serves. What is returned is all that listens.

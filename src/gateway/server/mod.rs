@@ -57,41 +57,41 @@ struct OpenConnections {
 
 impl OpenConnections {
     fn close(&self) {
-        self.all.borrow().values().for_each(|closing| closing.ask(Asked::Gently));
+        self.all.borrow().values().for_each(|closing| closing.ask(CloseRequest::AfterRequest));
     }
 }
 
 /// What was asked of a connection from outside.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Asked {
-    Nothing,
+enum CloseRequest {
+    None,
     /// To end after the request in flight.
-    Gently,
+    AfterRequest,
     /// To end at once.
-    Evicted,
+    Now,
 }
 
 /// How a connection learns that it has to end: it reads this whenever it is polled anyway, which costs nothing.
 struct Closing {
-    asked: Cell<Asked>,
+    request: Cell<CloseRequest>,
     task: RefCell<Option<Waker>>,
 }
 
 impl Closing {
-    fn ask(&self, asked: Asked) {
-        self.asked.set(asked.max(self.asked.get()));
+    fn ask(&self, request: CloseRequest) {
+        self.request.set(request.max(self.request.get()));
         if let Some(task) = self.task.borrow_mut().take() {
             task.wake();
         }
     }
 
     /// What was asked; the task is woken when that changes.
-    fn poll(&self, context: &Context<'_>) -> Asked {
+    fn poll(&self, context: &Context<'_>) -> CloseRequest {
         let mut task = self.task.borrow_mut();
         if task.is_none() {
             *task = Some(context.waker().clone());
         }
-        self.asked.get()
+        self.request.get()
     }
 }
 
@@ -108,14 +108,14 @@ impl Peer {
     /// Counts a new connection, and closes the oldest stranger's if there are too many.
     fn new(open: &Rc<OpenConnections>, is_strangers: Rc<Cell<bool>>) -> Self {
         let number = open.next.replace(open.next.get() + 1);
-        let closing = Rc::new(Closing { asked: Cell::new(Asked::Nothing), task: RefCell::default() });
+        let closing = Rc::new(Closing { request: Cell::new(CloseRequest::None), task: RefCell::default() });
         open.all.borrow_mut().insert(number, Rc::clone(&closing));
         let mut strangers = open.strangers.borrow_mut();
         strangers.insert(number, Rc::clone(&closing));
         if strangers.len() > MAX_UNAUTHENTICATED
             && let Some((_, oldest)) = strangers.pop_first()
         {
-            oldest.ask(Asked::Evicted);
+            oldest.ask(CloseRequest::Now);
         }
         Self { open: Rc::clone(open), number, closing, is_strangers }
     }
@@ -216,8 +216,8 @@ async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<P
     let mut is_ending = false;
     let served = poll_fn(|context| {
         match peer.closing.poll(context) {
-            Asked::Evicted => return Poll::Ready(Ok(())),
-            Asked::Gently if !is_ending => {
+            CloseRequest::Now => return Poll::Ready(Ok(())),
+            CloseRequest::AfterRequest if !is_ending => {
                 is_ending = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }
@@ -245,8 +245,8 @@ async fn connection(gateway: Rc<Gateway>, door: Door, stream: Stream, peer: Rc<P
 /// What `task` returns; `None` if the connection is to end first.
 async fn unless_asked<T>(closing: &Closing, mut task: Pin<Box<impl Future<Output = T>>>) -> Option<T> {
     poll_fn(|context| match closing.poll(context) {
-        Asked::Nothing => task.as_mut().poll(context).map(Some),
-        Asked::Gently | Asked::Evicted => Poll::Ready(None),
+        CloseRequest::None => task.as_mut().poll(context).map(Some),
+        CloseRequest::AfterRequest | CloseRequest::Now => Poll::Ready(None),
     })
     .await
 }

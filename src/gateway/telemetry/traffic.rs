@@ -175,7 +175,7 @@ impl Entry {
 }
 
 /// How the requests of one profile ended.
-struct Ended {
+struct ProfileOutcomes {
     /// By status, 0 where the client left before an answer.
     answers: BTreeMap<u16, u64>,
     /// In seconds.
@@ -184,7 +184,7 @@ struct Ended {
 
 pub(in crate::gateway) struct Traffic {
     in_flight: Cell<usize>,
-    ended: RefCell<BTreeMap<String, Ended>>,
+    ended: RefCell<BTreeMap<String, ProfileOutcomes>>,
     /// Present if metrics are served.
     gen_ai: Option<GenAi>,
     log: Option<Log>,
@@ -226,7 +226,7 @@ impl Traffic {
         let profile = outcome.profile.as_deref().unwrap_or_default();
         let mut all_ended = self.ended.borrow_mut();
         if !all_ended.contains_key(profile) {
-            let ended = Ended { answers: BTreeMap::new(), durations: Histogram::new(&BOUNDS) };
+            let ended = ProfileOutcomes { answers: BTreeMap::new(), durations: Histogram::new(&BOUNDS) };
             all_ended.insert(profile.to_owned(), ended);
         }
         let Some(ended) = all_ended.get_mut(profile) else { return };
@@ -254,14 +254,14 @@ impl Traffic {
         let all_ended = self.ended.borrow();
         let help = "Responses to clients by status; 0 if the client disconnected before one.";
         head(&mut text, "answers_total", "counter", help);
-        for (profile, Ended { answers, .. }) in &*all_ended {
+        for (profile, ProfileOutcomes { answers, .. }) in &*all_ended {
             for (status, count) in answers {
                 let _ = writeln!(text, "qwenauth_answers_total{{profile=\"{profile}\",status=\"{status}\"}} {count}");
             }
         }
         let help = "Seconds from the head of a request to the end of its response.";
         head(&mut text, "request_duration_seconds", "histogram", help);
-        for (profile, Ended { durations, .. }) in &*all_ended {
+        for (profile, ProfileOutcomes { durations, .. }) in &*all_ended {
             let labels = format!("profile=\"{profile}\"");
             durations.write(&mut text, "qwenauth_request_duration_seconds", &labels);
         }

@@ -32,7 +32,7 @@ impl Framing {
     pub(super) fn is_end(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
-            Self::Chunked(chunks) => chunks.place == Place::End,
+            Self::Chunked(chunks) => chunks.state == ChunkState::End,
             Self::UntilClose => false,
         }
     }
@@ -69,7 +69,7 @@ impl Framing {
 
 /// What the next byte of a chunked body belongs to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum ChunkState {
     #[default]
     Size,
     /// Blanks after the size, which some servers pad.
@@ -89,7 +89,7 @@ enum Place {
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Chunks {
-    place: Place,
+    state: ChunkState,
     /// Of the size that is being read.
     digits: u8,
     /// Bytes of this chunk that are still to come.
@@ -101,8 +101,8 @@ pub(super) struct Chunks {
 impl Chunks {
     fn decode(&mut self, piece: &mut [u8]) -> Result<Decoded, Malformed> {
         let (mut data, mut used) = (0, 0);
-        while used < piece.len() && self.place != Place::End {
-            if self.place == Place::Data {
+        while used < piece.len() && self.state != ChunkState::End {
+            if self.state == ChunkState::Data {
                 let rest = piece.len() - used;
                 let length = usize::try_from(self.left).map_or(rest, |left| left.min(rest));
                 piece.copy_within(used..used + length, data);
@@ -110,57 +110,59 @@ impl Chunks {
                 used += length;
                 self.left -= length as u64;
                 if self.left == 0 {
-                    self.place = Place::DataCr;
+                    self.state = ChunkState::DataCr;
                 }
             } else {
-                self.place = self.after(piece[used])?;
+                self.state = self.after(piece[used])?;
                 used += 1;
             }
         }
         Ok(Decoded { data, used })
     }
 
-    /// The place after `byte`.
-    fn after(&mut self, byte: u8) -> Result<Place, Malformed> {
-        Ok(match (self.place, byte) {
-            (Place::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
-            (Place::Size, _) if self.digits == 0 => return Err(Malformed("a chunk has no size")),
-            (Place::Size | Place::Blank, b' ' | b'\t') => self.extra(Place::Blank)?,
-            (Place::Size | Place::Blank | Place::Extension, b'\r') => Place::SizeLf,
-            (Place::SizeLf, b'\n') if self.left == 0 => Place::TrailerStart,
-            (Place::SizeLf, b'\n') => Place::Data,
-            (Place::DataCr, b'\r') => Place::DataLf,
-            (Place::DataLf, b'\n') => {
+    /// The state after `byte`.
+    fn after(&mut self, byte: u8) -> Result<ChunkState, Malformed> {
+        Ok(match (self.state, byte) {
+            (ChunkState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte)?,
+            (ChunkState::Size, _) if self.digits == 0 => return Err(Malformed("a chunk has no size")),
+            (ChunkState::Size | ChunkState::Blank, b' ' | b'\t') => self.extra(ChunkState::Blank)?,
+            (ChunkState::Size | ChunkState::Blank | ChunkState::Extension, b'\r') => ChunkState::SizeLf,
+            (ChunkState::SizeLf, b'\n') if self.left == 0 => ChunkState::TrailerStart,
+            (ChunkState::SizeLf, b'\n') => ChunkState::Data,
+            (ChunkState::DataCr, b'\r') => ChunkState::DataLf,
+            (ChunkState::DataLf, b'\n') => {
                 self.digits = 0;
-                Place::Size
+                ChunkState::Size
             }
-            (Place::TrailerStart, b'\r') => Place::EndLf,
-            (Place::Trailer, b'\r') => Place::TrailerLf,
-            (Place::TrailerLf, b'\n') => Place::TrailerStart,
-            (Place::EndLf, b'\n') => Place::End,
+            (ChunkState::TrailerStart, b'\r') => ChunkState::EndLf,
+            (ChunkState::Trailer, b'\r') => ChunkState::TrailerLf,
+            (ChunkState::TrailerLf, b'\n') => ChunkState::TrailerStart,
+            (ChunkState::EndLf, b'\n') => ChunkState::End,
             // A line ends with both, or another reader may see another line.
             (_, b'\n') => return Err(Malformed("a line of the framing ends without a carriage return")),
-            (Place::Size | Place::Blank, b';') | (Place::Extension, _) => self.extra(Place::Extension)?,
-            (Place::TrailerStart | Place::Trailer, _) => self.extra(Place::Trailer)?,
+            (ChunkState::Size | ChunkState::Blank, b';') | (ChunkState::Extension, _) => {
+                self.extra(ChunkState::Extension)?
+            }
+            (ChunkState::TrailerStart | ChunkState::Trailer, _) => self.extra(ChunkState::Trailer)?,
             _ => return Err(Malformed("the framing of a chunk is invalid")),
         })
     }
 
-    fn digit(&mut self, byte: u8) -> Result<Place, Malformed> {
+    fn digit(&mut self, byte: u8) -> Result<ChunkState, Malformed> {
         self.digits += 1;
         if self.digits > MAX_DIGITS {
             return Err(Malformed("the size of a chunk is too large"));
         }
         let value = char::from(byte).to_digit(16).unwrap_or_default();
         self.left = self.left << 4 | u64::from(value);
-        Ok(Place::Size)
+        Ok(ChunkState::Size)
     }
 
-    fn extra(&mut self, place: Place) -> Result<Place, Malformed> {
+    fn extra(&mut self, state: ChunkState) -> Result<ChunkState, Malformed> {
         self.extra += 1;
         if self.extra > MAX_EXTRA {
             return Err(Malformed("the framing of the answer is too long"));
         }
-        Ok(place)
+        Ok(state)
     }
 }

@@ -19,7 +19,7 @@ use super::answer::answer;
 use super::connection::{AskError, Connection};
 use super::fields::Fields;
 use super::{Answer, Origin, Upload, Upstream};
-use crate::gateway::request::request_body::{Budget, RequestBody};
+use crate::gateway::request::request_body::{BodyBudget, RequestBody};
 
 /// The other side: what it sends, piece by piece, and what it got.
 #[derive(Default)]
@@ -87,7 +87,7 @@ fn upload(method: &Method, body: &[&'static [u8]]) -> Upload {
     let length: usize = body.iter().map(|piece| piece.len()).sum();
     let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from(length))]);
     let fields = Fields::of(&headers, |_| true);
-    let body = RequestBody::whole(body.iter().copied().map(Bytes::from_static).collect(), &Budget::new(usize::MAX));
+    let body = RequestBody::whole(body.iter().copied().map(Bytes::from_static).collect(), &BodyBudget::new(usize::MAX));
     Upload::new(method.clone(), "/v1/models?a=b", &fields, body.reader().unwrap()).unwrap()
 }
 
@@ -382,7 +382,7 @@ fn a_request_is_written_as_its_body_allows() {
     let _entered = local.enter();
     let whole = |body: &[&'static [u8]]| {
         let body = body.iter().copied().map(Bytes::from_static).collect();
-        RequestBody::whole(body, &Budget::new(usize::MAX)).reader().unwrap()
+        RequestBody::whole(body, &BodyBudget::new(usize::MAX)).reader().unwrap()
     };
     let own = HeaderMap::from_iter([("x-own".parse().unwrap(), HeaderValue::from_static("1"))]);
     let stated = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from(3))]);
@@ -417,7 +417,7 @@ fn a_request_counts_as_sent_from_its_first_byte_on() {
     // Of the first, the client sends nothing, of the second not all.
     for (body, is_sending) in [("", &[true, false][..]), ("a", &[true]), ("abc", &[true])] {
         let chunks = (!body.is_empty()).then(|| Bytes::from_static(body.as_bytes()));
-        let body = RequestBody::whole(chunks.into_iter().collect(), &Budget::new(usize::MAX));
+        let body = RequestBody::whole(chunks.into_iter().collect(), &BodyBudget::new(usize::MAX));
         let upload = Upload::new(Method::POST, "/v1", &stated, body.reader().unwrap()).unwrap();
         let origin = origin();
         origin.keep(Connection::new(Server::sending([])), Duration::from_secs(60));

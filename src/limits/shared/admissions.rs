@@ -16,7 +16,7 @@ use super::script::{self, ADMIT, FINISH};
 use super::tickets::{CountedBy, Ticket, Tickets};
 use crate::epoch;
 use crate::keys::Versioned;
-use crate::limits::together::{Decision, Ended, Health, Kind, Limit, OnLoss};
+use crate::limits::together::{Health, Kind, Limit, OnLoss, Settlement, SharedDecision};
 
 pub(super) struct Admissions {
     link: Rc<Link>,
@@ -28,14 +28,14 @@ pub(super) struct Admissions {
 /// released.
 struct Deciding {
     admissions: Rc<Admissions>,
-    decision: Option<Pin<Box<dyn Future<Output = Decision>>>>,
+    decision: Option<Pin<Box<dyn Future<Output = SharedDecision>>>>,
 }
 
 impl Future for Deciding {
-    type Output = Decision;
+    type Output = SharedDecision;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Decision> {
-        let Some(decision) = &mut self.decision else { return Poll::Ready(Decision::Unavailable) };
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<SharedDecision> {
+        let Some(decision) = &mut self.decision else { return Poll::Ready(SharedDecision::Unavailable) };
         let decided = std::task::ready!(decision.as_mut().poll(context));
         self.decision = None;
         Poll::Ready(decided)
@@ -48,8 +48,8 @@ impl Drop for Deciding {
         let Some(decision) = self.decision.take().filter(|_| !self.admissions.tickets.is_ending.get()) else { return };
         let admissions = Rc::clone(&self.admissions);
         tokio::task::spawn_local(async move {
-            if let Decision::Go { ticket, .. } = decision.await {
-                admissions.end(ticket, Ended::GivenBack);
+            if let SharedDecision::Go { ticket, .. } = decision.await {
+                admissions.end(ticket, Settlement::GivenBack);
             }
         });
     }
@@ -68,14 +68,19 @@ impl Admissions {
         key: Option<Versioned>,
         limits: impl Fn(u64) -> Vec<Limit> + 'static,
         longest: Duration,
-    ) -> Decision {
+    ) -> SharedDecision {
         let admissions = Rc::clone(self);
         let decision =
             async move { admissions.decide(key.as_ref(), &limits, epoch::whole_milliseconds(longest)).await };
         Deciding { admissions: Rc::clone(self), decision: Some(Box::pin(decision)) }.await
     }
 
-    async fn decide(&self, key: Option<&Versioned>, limits: &impl Fn(u64) -> Vec<Limit>, longest: u64) -> Decision {
+    async fn decide(
+        &self,
+        key: Option<&Versioned>,
+        limits: &impl Fn(u64) -> Vec<Limit>,
+        longest: u64,
+    ) -> SharedDecision {
         let id = self.tickets.new_id(&self.link.instance);
         let mut at = self.link.now();
         let mut checks_record = true;
@@ -92,24 +97,25 @@ impl Admissions {
                 Verdict::Go(admitted) => return self.grant(id, limits, reply.now, &admitted),
                 Verdict::Refused { limit, wait } => {
                     self.link.standing.borrow_mut().refused(&limits, limit, reply.now);
-                    return Decision::Refused { limit, wait: Duration::from_millis(wait) };
+                    return SharedDecision::Refused { limit, wait: Duration::from_millis(wait) };
                 }
                 Verdict::Period { at: current } => at = current,
                 Verdict::Record { version, record } => {
-                    let Some(key) = key else { return Decision::Unavailable };
+                    let Some(key) = key else { return SharedDecision::Unavailable };
                     let known = self.keys.records.remember(&key.record.id, &version, &record, self.link.clock.own());
-                    return known.map_or(Decision::Unavailable, |known| Decision::Changed(Some(known.record)));
+                    return known
+                        .map_or(SharedDecision::Unavailable, |known| SharedDecision::Changed(Some(known.record)));
                 }
                 Verdict::Unknown { is_complete: true } => {
                     if let Some(key) = key {
                         self.keys.records.forget(&key.record.id);
                     }
-                    return Decision::Changed(None);
+                    return SharedDecision::Changed(None);
                 }
                 // The records are being sent to a server that was emptied.
                 Verdict::Unknown { is_complete: false } => {
                     if !self.keys.trusts(key) {
-                        return Decision::Unavailable;
+                        return SharedDecision::Unavailable;
                     }
                     checks_record = false;
                 }
@@ -119,15 +125,15 @@ impl Admissions {
         self.decide_alone(id, key, &limits(self.link.now()), longest)
     }
 
-    fn decide_alone(&self, id: String, key: Option<&Versioned>, limits: &[Limit], longest: u64) -> Decision {
+    fn decide_alone(&self, id: String, key: Option<&Versioned>, limits: &[Limit], longest: u64) -> SharedDecision {
         if self.link.health() != Health::Degraded || !self.keys.trusts(key) {
-            return Decision::Unavailable;
+            return SharedDecision::Unavailable;
         }
         let now = self.link.now();
         if self.link.on_loss == OnLoss::Open {
             let ticket = Ticket { limits: Vec::new(), at: now, held: Vec::new(), by: CountedBy::Gateway(0) };
             self.tickets.begin(&id, ticket);
-            return Decision::Go { wait: Duration::ZERO, ticket: id };
+            return SharedDecision::Go { wait: Duration::ZERO, ticket: id };
         }
         let mut held = Vec::new();
         let mut standing = self.link.standing.borrow_mut();
@@ -135,19 +141,19 @@ impl Admissions {
             Alone::Go { at } => {
                 let by = CountedBy::Gateway(standing.reports);
                 self.tickets.begin(&id, Ticket { limits: limits.to_vec(), at, held, by });
-                Decision::Go { wait: Duration::from_millis(at - now), ticket: id }
+                SharedDecision::Go { wait: Duration::from_millis(at - now), ticket: id }
             }
-            Alone::Wait { limit, wait } => Decision::Refused { limit, wait: Duration::from_millis(wait) },
-            Alone::Over => Decision::Unavailable,
+            Alone::Wait { limit, wait } => SharedDecision::Refused { limit, wait: Duration::from_millis(wait) },
+            Alone::Over => SharedDecision::Unavailable,
         }
     }
 
-    fn grant(&self, id: String, limits: Vec<Limit>, now: u64, admitted: &Admitted) -> Decision {
+    fn grant(&self, id: String, limits: Vec<Limit>, now: u64, admitted: &Admitted) -> SharedDecision {
         self.link.standing.borrow_mut().admitted(&id, &limits, now, admitted);
         let held = admitted.counts.iter().map(|count| count.held).collect();
         let by = CountedBy::Server(Rc::clone(&self.link.epoch.borrow()));
         self.tickets.begin(&id, Ticket { limits, at: admitted.at, held, by });
-        Decision::Go { wait: Duration::from_millis(admitted.at.saturating_sub(now)), ticket: id }
+        SharedDecision::Go { wait: Duration::from_millis(admitted.at.saturating_sub(now)), ticket: id }
     }
 
     async fn ask(&self, id: &str, key: Option<&Versioned>, limits: &[Limit], longest: u64) -> Option<AdmissionReply> {
@@ -175,7 +181,7 @@ impl Admissions {
     }
 
     /// Ends an admitted request, once.
-    pub(super) fn end(self: &Rc<Self>, id: String, how: Ended) {
+    pub(super) fn end(self: &Rc<Self>, id: String, how: Settlement) {
         let Some(ticket) = self.tickets.take(&id) else { return };
         let is_told = self.link.standing.borrow_mut().end(&id, &ticket, how);
         let frees = ticket.limits.iter().any(|limit| limit.kind == Kind::Parallel);
@@ -200,7 +206,7 @@ impl Admissions {
         });
     }
 
-    async fn report(&self, id: String, ticket: Ticket, how: Ended) {
+    async fn report(&self, id: String, ticket: Ticket, how: Settlement) {
         let reply: Option<u64> = if self.link.is_up() {
             self.link.call(&FINISH, &finish_command(&self.link, &id, &ticket, how)).await
         } else {

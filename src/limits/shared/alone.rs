@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use super::standing::Standing;
 use super::tickets::{CountedBy, Ticket};
-use crate::limits::together::{Ended, Kind, Limit};
+use crate::limits::together::{Kind, Limit, Settlement};
 
 /// Why a gateway that decides alone does not admit a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Standing {
     /// A request ended: what of it no longer counts here.
     ///
     /// Returns whether the server knows of the request, or is just being told, so that its end has to be reported.
-    pub(super) fn end(&mut self, id: &str, ticket: &Ticket, how: Ended) -> bool {
+    pub(super) fn end(&mut self, id: &str, ticket: &Ticket, how: Settlement) -> bool {
         let is_told = !matches!(ticket.by, CountedBy::Gateway(reports) if reports >= self.reports);
         for (limit, held) in ticket.held() {
             let Some(counter) = self.counters.get_mut(&limit.name) else { continue };
@@ -193,7 +193,7 @@ mod tests {
         standing.lose(20, 4);
         let decisions: Vec<Alone> = (0..3).map(|_| go(&mut standing, std::slice::from_ref(&limit), 20)).collect();
         assert_eq!(decisions, [Alone::Go { at: 20 }, Alone::Go { at: 20 }, Alone::Over]);
-        standing.end("id", &alone(&limit, 1), Ended::GivenBack);
+        standing.end("id", &alone(&limit, 1), Settlement::GivenBack);
         assert_eq!(go(&mut standing, &[limit], 20), Alone::Go { at: 20 });
     }
 
@@ -234,7 +234,7 @@ mod tests {
         let mut held = Vec::new();
         assert_eq!(standing.decide("b", std::slice::from_ref(&limit), 20, 0, &mut held), Alone::Go { at: 20 });
         assert_eq!(held, [30]);
-        standing.end("b", &alone(&limit, 30), Ended::Used { tokens: 10, cost: 0 });
+        standing.end("b", &alone(&limit, 30), Settlement::Used { tokens: 10, cost: 0 });
         standing.decide("c", std::slice::from_ref(&limit), 20, 0, &mut held);
         assert_eq!(held, [20]);
     }
@@ -282,7 +282,7 @@ mod tests {
         {
             assert_eq!(standing.decide(id, &limits, 7, 0, &mut Vec::new()), decided, "{id}");
         }
-        standing.end("a", &alone(&limits[0], 0), Ended::AsEstimated);
+        standing.end("a", &alone(&limits[0], 0), Settlement::AsEstimated);
         assert_eq!(standing.decide("d", &limits, 7, 0, &mut Vec::new()), Alone::Go { at: 7 });
     }
 
@@ -332,7 +332,7 @@ mod tests {
             let parts = if is_told { [none, all] } else { [all, none] };
             assert_eq!(counted(&standing), is([3, 3, 0, 0, 0], parts, [0; 5]));
             let ticket_of = ticket(20, by);
-            assert_eq!(standing.end("b", &ticket_of, Ended::GivenBack), is_told);
+            assert_eq!(standing.end("b", &ticket_of, Settlement::GivenBack), is_told);
             let parts = if is_told { [none, all] } else { [fewer, none] };
             let expected = is([2, 2, 0, 0, 0], parts, [0, 0, ended, ended, 0]);
             assert_eq!(counted(&standing), expected);
@@ -340,7 +340,7 @@ mod tests {
             assert_eq!(standing.counters[&quota.name].ended.times, slices);
             // One of another time is none of them.
             let other = Ticket { limits: limits[..2].to_vec(), ..ticket(30, ticket_of.by) };
-            standing.end("d", &other, Ended::GivenBack);
+            standing.end("d", &other, Settlement::GivenBack);
             assert_eq!(counted(&standing), expected);
             assert_eq!(standing.counters[&window.name].own, [(10, 1), (20, 1)]);
         }

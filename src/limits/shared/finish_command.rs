@@ -5,10 +5,10 @@ use redis::Cmd;
 use super::link::Link;
 use super::script::{self, FINISH};
 use super::tickets::{CountedBy, Ticket};
-use crate::limits::together::{Ended, Kind, Unit, quota_slice, slice};
+use crate::limits::together::{Kind, Settlement, Unit, quota_slice, slice};
 
 /// The command that reports the end of a request.
-pub(super) fn finish_command(link: &Link, id: &str, ticket: &Ticket, how: Ended) -> Cmd {
+pub(super) fn finish_command(link: &Link, id: &str, ticket: &Ticket, how: Settlement) -> Cmd {
     let matters = || ticket.held().filter(|(limit, _)| how.matters_to(limit));
     let keys = 1 + matters().map(|(limit, _)| limit.number_of_keys()).sum::<usize>();
     let mut command = script::command(&FINISH, keys);

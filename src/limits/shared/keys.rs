@@ -16,9 +16,9 @@ use super::script::{self, LOOK};
 use crate::epoch;
 use crate::keys::{Directory, KeyRecord, Money, State as KeyState, TeamSecret};
 use crate::limits::UsedUp;
-use crate::limits::engine::{AccountWindows, Decision as Outcome, Demand, Grant, Left, Refused, Unavailable, Used};
+use crate::limits::engine::{AccountWindows, Demand, Grant, KeyDecision, Left, Refused, Unavailable, Used};
 use crate::limits::together::{
-    Counted, Decision, Ended, Kind, Limit, SPREAD, SharedAccount, UNLIMITED, Unit, kept, time,
+    Counted, Kind, Limit, SPREAD, Settlement, SharedAccount, SharedDecision, UNLIMITED, Unit, kept, time,
 };
 
 const DAY: u64 = 86_400_000;
@@ -153,8 +153,8 @@ impl SharedKeys {
         }
     }
 
-    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> Outcome {
-        let refused = |reason| Outcome::Refused { reason, left: Left::default() };
+    pub(crate) async fn admit(&self, demand: &Demand, account: Option<&AccountWindows>) -> KeyDecision {
+        let refused = |reason| KeyDecision::Refused { reason, left: Left::default() };
         let key = match self.0.keys.record_read(&demand.key.id).await {
             Ok(Some(found)) => found,
             Ok(None) => return refused(Refused::Unknown),
@@ -162,7 +162,7 @@ impl SharedKeys {
         };
         // It was changed after the request was examined.
         if !key.record.is_same_for_all(&demand.key) {
-            return Outcome::Changed(key.record);
+            return KeyDecision::Changed(key.record);
         }
         match key.record.state(self.now()) {
             KeyState::Revoked => return refused(Refused::Unknown),
@@ -178,22 +178,22 @@ impl SharedKeys {
             let freed = self.0.admissions.tickets.freed.notified();
             let asked = limits.clone();
             match self.0.admissions.admit(Some(key.clone()), move |at| asked.at(at), longest).await {
-                Decision::Go { wait, ticket } => return self.granted(&limits, wait, ticket),
-                Decision::Changed(Some(record)) => return Outcome::Changed(record),
-                Decision::Changed(None) => return refused(Refused::Unknown),
-                Decision::Unavailable => return refused(Refused::Unavailable),
-                Decision::Refused { limit, wait } => match self.reason(&limits, limit, wait) {
+                SharedDecision::Go { wait, ticket } => return self.granted(&limits, wait, ticket),
+                SharedDecision::Changed(Some(record)) => return KeyDecision::Changed(record),
+                SharedDecision::Changed(None) => return refused(Refused::Unknown),
+                SharedDecision::Unavailable => return refused(Refused::Unavailable),
+                SharedDecision::Refused { limit, wait } => match self.reason(&limits, limit, wait) {
                     Refused::KeyParallel if longest > POLL => {
                         let _ = tokio::time::timeout(POLL, freed).await;
                     }
                     // Asked for, because only who is admitted is told of every limit.
-                    reason => return Outcome::Refused { reason, left: self.left(&limits.key).await },
+                    reason => return KeyDecision::Refused { reason, left: self.left(&limits.key).await },
                 },
             }
         }
     }
 
-    fn granted(&self, limits: &Limits, wait: Duration, ticket: String) -> Outcome {
+    fn granted(&self, limits: &Limits, wait: Duration, ticket: String) -> KeyDecision {
         let grant = Grant {
             id: ticket,
             key: Rc::clone(&limits.key),
@@ -205,7 +205,7 @@ impl SharedKeys {
             repeats: limits.wanted.repeats,
         };
         let spread = if wait.is_zero() { Duration::ZERO } else { SPREAD };
-        Outcome::Go { wait, spread, grant, left: self.seen(&limits.key) }
+        KeyDecision::Go { wait, spread, grant, left: self.seen(&limits.key) }
     }
 
     /// Why the limit of this index rejects the request.
@@ -244,14 +244,14 @@ impl SharedKeys {
 
     /// The request of this grant was never sent; with `moved`, it still counts in the windows of its account.
     pub(crate) fn give_back(&self, grant: &Grant, moved: bool) {
-        self.0.admissions.end(grant.id.clone(), if moved { Ended::Moved } else { Ended::GivenBack });
+        self.0.admissions.end(grant.id.clone(), if moved { Settlement::Moved } else { Settlement::GivenBack });
     }
 
     pub(crate) fn settle(&self, grant: &Grant, used: Used) {
         let ended = if grant.repeats {
-            Ended::AsEstimated
+            Settlement::AsEstimated
         } else {
-            Ended::Used { tokens: used.tokens.min(UNLIMITED), cost: used.cost.0.min(UNLIMITED) }
+            Settlement::Used { tokens: used.tokens.min(UNLIMITED), cost: used.cost.0.min(UNLIMITED) }
         };
         self.0.admissions.end(grant.id.clone(), ended);
     }
@@ -409,7 +409,7 @@ mod tests {
         let demand = Demand { key, tokens: 0, cost: Money::default(), longest_wait: Duration::ZERO, repeats: false };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let decided = tokio::task::LocalSet::new().block_on(&runtime, engine.admit(&demand, None));
-        assert!(matches!(decided, Outcome::Refused { reason: Refused::Expired, .. }));
+        assert!(matches!(decided, KeyDecision::Refused { reason: Refused::Expired, .. }));
     }
 
     #[test]

@@ -84,8 +84,8 @@ use self::published::PublishedKeys;
 use super::engine::RESERVED_FOR;
 use super::together::Limit;
 pub(crate) use super::together::{
-    Counted, Decision, Ended, GONE_AFTER, Health, KeyStanding, KeysHere, Kind, Looked, OnLoss, Outcome, Row, SPREAD,
-    SharedAccount, TIMEOUT, Watched, name_of_day,
+    Counted, GONE_AFTER, Health, KeyStanding, KeysHere, Kind, Looked, OnLoss, Outcome, Row, SPREAD, Settlement,
+    SharedAccount, SharedDecision, TIMEOUT, Watched, name_of_day,
 };
 
 /// Whether this program was built to count together with others.
@@ -136,12 +136,16 @@ impl Shared {
     }
 
     /// Decides one request of an account. `limits`: those at a time by the server's clock.
-    pub(crate) async fn admit(&self, limits: impl Fn(u64) -> Vec<Limit> + 'static, longest: Duration) -> Decision {
+    pub(crate) async fn admit(
+        &self,
+        limits: impl Fn(u64) -> Vec<Limit> + 'static,
+        longest: Duration,
+    ) -> SharedDecision {
         self.admissions.admit(None, limits, longest).await
     }
 
     /// Ends an admitted request, once.
-    pub(crate) fn end(&self, id: String, how: Ended) {
+    pub(crate) fn end(&self, id: String, how: Settlement) {
         self.admissions.end(id, how);
     }
 

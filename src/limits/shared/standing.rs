@@ -144,7 +144,7 @@ mod tests {
     use super::super::counter::DAY;
     use super::super::tickets::{CountedBy, Ticket};
     use super::*;
-    use crate::limits::together::{Ended, Unit};
+    use crate::limits::together::{Settlement, Unit};
 
     const HOUR: u64 = 3_600_000;
 
@@ -180,7 +180,7 @@ mod tests {
     fn ended(standing: &mut Standing, limit: &Limit) {
         let by = CountedBy::Server("epoch".into());
         let ticket = Ticket { limits: vec![limit.clone()], at: 5200, held: Vec::new(), by };
-        assert!(standing.end("id", &ticket, Ended::AsEstimated), "the server has to know");
+        assert!(standing.end("id", &ticket, Settlement::AsEstimated), "the server has to know");
     }
 
     fn admitted(limit: &Limit, at: u64, count: Count) -> Standing {

@@ -17,9 +17,7 @@ use super::super::together::Unit;
 use super::*;
 use crate::epoch;
 use crate::keys::{Directory, KeyLimits, KeyRecord, Money, Publication, TeamSecret};
-use crate::limits::{
-    AccountWindows, Decision as KeyDecision, Demand, Grant, Left, Quota, Rate, Refused, Rule, Used, Zone,
-};
+use crate::limits::{AccountWindows, Demand, Grant, KeyDecision, Left, Quota, Rate, Refused, Rule, Used, Zone};
 use crate::platform::files::{PendingFile, Privacy};
 use crate::providers::Limits as Figures;
 use crate::providers::error::Cause;
@@ -116,13 +114,13 @@ fn spend(limit: u64, add: u64) -> Limit {
     Limit { kind, most: limit, name: "s".into(), quota: None }
 }
 
-async fn ask(shared: &Rc<Shared>, limits: Vec<Limit>) -> Decision {
+async fn ask(shared: &Rc<Shared>, limits: Vec<Limit>) -> SharedDecision {
     shared.admit(move |_| limits.clone(), Duration::from_secs(600)).await
 }
 
 async fn go(shared: &Rc<Shared>, limits: Vec<Limit>) -> (Duration, String, Vec<u64>) {
     match ask(shared, limits.clone()).await {
-        Decision::Go { wait, ticket } => {
+        SharedDecision::Go { wait, ticket } => {
             let (standing, now) = (shared.link.standing.borrow(), shared.now());
             let left = limits.iter().map(|limit| limit.most.saturating_sub(standing.used(limit, now).0));
             (wait, ticket, left.collect())
@@ -200,7 +198,7 @@ fn a_turn_given_back_is_had_by_the_next_and_no_window_breaks() {
         let (wait, ticket, left) = go(&gateway, limits()).await;
         assert!(wait > Duration::from_secs(59));
         assert_eq!(left[1], 7);
-        gateway.end(ticket, Ended::GivenBack);
+        gateway.end(ticket, Settlement::GivenBack);
         settled(&gateway).await;
         let (again, _, left) = go(&gateway, limits()).await;
         // Not sooner: the first two still count.
@@ -218,10 +216,10 @@ fn a_reservation_is_cut_to_what_is_left_and_settled_once() {
         assert_eq!(left, [30]);
         let (_, second, left) = go(&gateway, vec![spend(100, 70)]).await;
         assert_eq!(left, [0]);
-        assert!(matches!(ask(&gateway, vec![spend(100, 70)]).await, Decision::Refused { limit: 0, .. }));
-        gateway.end(first.clone(), Ended::Used { tokens: 0, cost: 20 });
-        gateway.end(first, Ended::Used { tokens: 0, cost: 20 });
-        gateway.end(second, Ended::AsEstimated);
+        assert!(matches!(ask(&gateway, vec![spend(100, 70)]).await, SharedDecision::Refused { limit: 0, .. }));
+        gateway.end(first.clone(), Settlement::Used { tokens: 0, cost: 20 });
+        gateway.end(first, Settlement::Used { tokens: 0, cost: 20 });
+        gateway.end(second, Settlement::AsEstimated);
         settled(&gateway).await;
         let (_, _, left) = go(&gateway, vec![spend(100, 1)]).await;
         assert_eq!(left, [100 - 20 - 30 - 1]);
@@ -236,8 +234,8 @@ fn requests_in_flight_are_counted_until_they_end() {
         let limit = || vec![Limit { kind: Kind::Parallel, most: 2, name: "p".into(), quota: None }];
         let (_, first, _) = go(&gateway, limit()).await;
         go(&gateway, limit()).await;
-        assert!(matches!(ask(&gateway, limit()).await, Decision::Refused { limit: 0, .. }));
-        gateway.end(first, Ended::AsEstimated);
+        assert!(matches!(ask(&gateway, limit()).await, SharedDecision::Refused { limit: 0, .. }));
+        gateway.end(first, Settlement::AsEstimated);
         settled(&gateway).await;
         go(&gateway, limit()).await;
     });
@@ -253,8 +251,8 @@ fn tokens_of_a_minute_are_corrected_when_a_response_ends() {
         let (_, first, _) = go(&gateway, limit()).await;
         let (wait, second, _) = go(&gateway, limit()).await;
         assert!(wait > Duration::from_secs(59), "{wait:?}");
-        gateway.end(second, Ended::GivenBack);
-        gateway.end(first, Ended::Used { tokens: 30, cost: 0 });
+        gateway.end(second, Settlement::GivenBack);
+        gateway.end(first, Settlement::Used { tokens: 30, cost: 0 });
         settled(&gateway).await;
         let (wait, ..) = go(&gateway, limit()).await;
         assert_eq!(wait, Duration::ZERO);
@@ -275,7 +273,7 @@ fn another_period_is_asked_about_when_the_servers_clock_says_so() {
         gateway.link.clock.ahead.set(gateway.link.clock.ahead.get() - 1000);
         let first = gateway.now();
         let shifted = move |at: u64| limits(if at <= first + 100 { 0 } else { at });
-        assert!(matches!(gateway.admit(shifted, Duration::ZERO).await, Decision::Go { .. }));
+        assert!(matches!(gateway.admit(shifted, Duration::ZERO).await, SharedDecision::Go { .. }));
     });
 }
 
@@ -307,7 +305,7 @@ fn an_emptied_server_gets_the_largest_counts_back_before_it_decides() {
         assert_eq!(left, [1, 1, 10]);
         let (_, _, left) = go(&two, limits()).await;
         assert_eq!(left, [0, 0, 0]);
-        assert!(matches!(ask(&one, limits()).await, Decision::Refused { .. }));
+        assert!(matches!(ask(&one, limits()).await, SharedDecision::Refused { .. }));
     });
 }
 
@@ -320,14 +318,14 @@ fn what_was_admitted_alone_is_added_to_a_server_that_is_back() {
         let (_, before, _) = go(&gateway, limits()).await;
         gateway.link.lose("a test says so");
         let (_, alone, _) = go(&gateway, limits()).await;
-        gateway.end(alone, Ended::Used { tokens: 0, cost: 4 });
-        gateway.end(before, Ended::Used { tokens: 0, cost: 7 });
+        gateway.end(alone, Settlement::Used { tokens: 0, cost: 4 });
+        gateway.end(before, Settlement::Used { tokens: 0, cost: 7 });
         settled(&gateway).await;
         let (_, still, _) = go(&gateway, limits()).await;
         gateway.probe().await.unwrap();
         let (_, _, left) = go(&gateway, limits()).await;
         assert_eq!(left, [6, 6, 100 - 4 - 7 - 10 - 10]);
-        gateway.end(still, Ended::Used { tokens: 0, cost: 12 });
+        gateway.end(still, Settlement::Used { tokens: 0, cost: 12 });
         settled(&gateway).await;
         let (_, _, left) = go(&gateway, limits()).await;
         assert_eq!(left[2], 100 - 4 - 7 - 12 - 10 - 10);
@@ -355,10 +353,10 @@ fn what_ends_while_a_gateway_that_decides_alone_catches_up_is_settled() {
         let (_, given_back, _) = go(&gateway, limits()).await;
         catching_up(&gateway).await.rejoin().await.unwrap();
         // The server has counted both, and does not decide yet.
-        gateway.end(used, Ended::Used { tokens: 0, cost: 4 });
-        gateway.end(given_back, Ended::GivenBack);
+        gateway.end(used, Settlement::Used { tokens: 0, cost: 4 });
+        gateway.end(given_back, Settlement::GivenBack);
         let (_, never_told, _) = go(&gateway, limits()).await;
-        gateway.end(never_told, Ended::GivenBack);
+        gateway.end(never_told, Settlement::GivenBack);
         settled(&gateway).await;
         gateway.probe().await.unwrap();
         let (_, _, left) = go(&gateway, limits()).await;
@@ -391,16 +389,16 @@ fn a_share_is_no_larger_after_the_server_was_told_what_was_used_of_it() {
                     catching_up(gateway).await.rejoin().await.unwrap();
                 }
                 let decision = ask(gateway, vec![limit.clone()]).await;
-                assert!(matches!(decision, Decision::Unavailable), "{limit:?}: {decision:?}");
+                assert!(matches!(decision, SharedDecision::Unavailable), "{limit:?}: {decision:?}");
             }
             one.probe().await.unwrap();
             // What both counted alone is known, even if the server is lost again before the next request.
             one.link.lose("a test says so");
             let decision = ask(&one, vec![limit.clone()]).await;
-            assert!(matches!(decision, Decision::Unavailable), "{limit:?}: {decision:?}");
+            assert!(matches!(decision, SharedDecision::Unavailable), "{limit:?}: {decision:?}");
             one.probe().await.unwrap();
             two.probe().await.unwrap();
-            assert!(matches!(ask(&two, vec![limit.clone()]).await, Decision::Refused { .. }), "{limit:?}");
+            assert!(matches!(ask(&two, vec![limit.clone()]).await, SharedDecision::Refused { .. }), "{limit:?}");
         }
     });
 }
@@ -416,7 +414,7 @@ fn a_server_that_is_emptied_again_gets_back_what_it_was_told_before() {
         let (_, alone, _) = go(&gateway, limits()).await;
         let mut catching_up = catching_up(&gateway).await;
         catching_up.rejoin().await.unwrap();
-        gateway.end(alone, Ended::Used { tokens: 0, cost: 4 });
+        gateway.end(alone, Settlement::Used { tokens: 0, cost: 4 });
         settled(&gateway).await;
         redis::cmd("FLUSHALL").exec_async(&mut catching_up.connection).await.unwrap();
         gateway.probe().await.unwrap();
@@ -507,7 +505,7 @@ fn a_stopped_server_is_waited_for_once() {
         for _ in 0..50 {
             let mut asking = Box::pin(ask(&gateway, vec![day(1000)]));
             let decided = std::future::poll_fn(|context| Poll::Ready(asking.as_mut().poll(context))).await;
-            assert!(matches!(decided, Poll::Ready(Decision::Go { .. })), "it waits: {}", decided.is_pending());
+            assert!(matches!(decided, Poll::Ready(SharedDecision::Go { .. })), "it waits: {}", decided.is_pending());
         }
         assert!(Command::new("kill").args(["-CONT", &id]).status().unwrap().success());
         let keeping = tokio::task::spawn_local(Rc::clone(&gateway).maintain());
@@ -627,7 +625,7 @@ fn counts_no_double_can_hold_are_no_reason_to_lose_the_server() {
         let limits = || vec![spend(most, most - 1), Limit { name: "d".into(), ..day(most) }];
         let (_, ticket, left) = go(&gateway, limits()).await;
         assert_eq!(left, [1, most - 1]);
-        gateway.end(ticket, Ended::Used { tokens: 0, cost: most - 1 });
+        gateway.end(ticket, Settlement::Used { tokens: 0, cost: most - 1 });
         settled(&gateway).await;
         let (_, _, left) = go(&gateway, limits()).await;
         assert_eq!(left, [0, most - 2]);
@@ -644,7 +642,7 @@ fn a_request_that_moves_gives_its_key_the_place_back_and_leaves_the_accounts() {
         let of_key = Limit::of_key("ann", "window", kind, 1);
         let limits = || vec![of_key.clone(), window(1, 60_000)];
         let (_, moved, _) = go(&gateway, limits()).await;
-        gateway.end(moved, Ended::Moved);
+        gateway.end(moved, Settlement::Moved);
         settled(&gateway).await;
         let (wait, ..) = go(&gateway, vec![of_key.clone()]).await;
         assert_eq!(wait, Duration::ZERO, "the key has room");
@@ -672,14 +670,14 @@ fn a_quota_holds_over_gateways_refuses_at_once_and_has_room_when_its_oldest_slic
         go(&two, limits()).await;
         let (_, _, left) = go(&one, limits()).await;
         assert_eq!(left, [0]);
-        let Decision::Refused { limit: 0, wait } = ask(&two, limits()).await else { panic!("it is used up") };
+        let SharedDecision::Refused { limit: 0, wait } = ask(&two, limits()).await else { panic!("it is used up") };
         let ends = two.now() + epoch::whole_milliseconds(wait);
         assert!((since + window..=two.now() + window + 100).contains(&ends), "{ends}");
         // A request that is not sent gives its place back to all.
-        one.end(ticket, Ended::GivenBack);
+        one.end(ticket, Settlement::GivenBack);
         settled(&one).await;
         go(&two, limits()).await;
-        assert!(matches!(ask(&one, limits()).await, Decision::Refused { limit: 0, .. }));
+        assert!(matches!(ask(&one, limits()).await, SharedDecision::Refused { limit: 0, .. }));
         // What left the window counts no more.
         let mut connection = one.link.connection.borrow().clone().unwrap();
         let key = one.link.names.of("q");
@@ -692,7 +690,7 @@ fn a_quota_holds_over_gateways_refuses_at_once_and_has_room_when_its_oldest_slic
         // After a failover to a server whose clock is far behind, they count from now on.
         let later = (one.now() + 2 * 3_600_000) / 100;
         let _: u64 = redis::cmd("HSET").arg(&key).arg(later).arg(2).query_async(&mut connection).await.unwrap();
-        let Decision::Refused { limit: 0, wait } = ask(&one, limits()).await else { panic!("it is used up") };
+        let SharedDecision::Refused { limit: 0, wait } = ask(&one, limits()).await else { panic!("it is used up") };
         assert!(wait <= Duration::from_millis(window + 100), "{wait:?}");
     });
 }
@@ -717,14 +715,14 @@ fn a_quota_comes_back_to_an_emptied_server_and_alone_each_gateway_has_its_part()
             gateway.beat().await;
             // Of the twelve that are left each has six.
             for _ in 0..6 {
-                assert!(matches!(ask(gateway, limits()).await, Decision::Go { .. }));
+                assert!(matches!(ask(gateway, limits()).await, SharedDecision::Go { .. }));
             }
-            assert!(matches!(ask(gateway, limits()).await, Decision::Unavailable));
+            assert!(matches!(ask(gateway, limits()).await, SharedDecision::Unavailable));
         }
         server.start_again();
         let (first, second) = tokio::join!(one.probe(), two.probe());
         first.and(second).unwrap();
-        assert!(matches!(ask(&one, limits()).await, Decision::Refused { limit: 0, .. }));
+        assert!(matches!(ask(&one, limits()).await, SharedDecision::Refused { limit: 0, .. }));
         let mut connection = one.link.connection.borrow().clone().unwrap();
         let counts: Vec<u64> =
             redis::cmd("HVALS").arg(one.link.names.of("q")).query_async(&mut connection).await.unwrap();
@@ -797,7 +795,7 @@ fn beside_an_older_copy_of_keys_json_the_servers_later_record_counts_until_the_f
             .unwrap();
         let known = gateway.keys.record(&record.id, false).await.unwrap().unwrap();
         let decision = gateway.admissions.admit(Some(known), |_| Vec::new(), Duration::ZERO).await;
-        assert!(matches!(&decision, Decision::Changed(Some(record)) if **record == later), "{decision:?}");
+        assert!(matches!(&decision, SharedDecision::Changed(Some(record)) if **record == later), "{decision:?}");
         let known = gateway.keys.record(&record.id, false).await.unwrap().unwrap();
         assert_eq!((known.record.owner.as_deref(), &*known.version), (Some("later"), "later"));
         // The file changes while the server is unreachable: the change applies here at once.
@@ -1273,11 +1271,11 @@ fn what_ends_while_the_gateway_stops_is_reported_with_the_rest() {
         gateway.begin().await;
         let (_, ticket, _) = go(&gateway, vec![day(10)]).await;
         let (_, other, _) = go(&gateway, vec![day(10)]).await;
-        gateway.end(other, Ended::GivenBack);
+        gateway.end(other, Settlement::GivenBack);
         assert_eq!(gateway.admissions.tickets.under_way.get(), 1);
         tokio::time::timeout(Duration::from_secs(5), gateway.settle_all()).await.expect("as long as it needs");
         assert_eq!(gateway.admissions.tickets.under_way.get(), 0);
-        gateway.end(ticket, Ended::GivenBack);
+        gateway.end(ticket, Settlement::GivenBack);
         assert_eq!(gateway.admissions.tickets.under_way.get(), 0, "nothing runs that could report it");
         gateway.send_final_reports().await;
         let mut connection = gateway.link.connection.borrow().clone().unwrap();
@@ -1297,7 +1295,7 @@ fn without_the_server_a_gateway_refuses_serves_its_share_or_serves_all() {
         ] {
             let gateway = server.gateway(on_loss);
             assert_eq!(gateway.health(), Health::Down);
-            assert!(matches!(ask(&gateway, vec![day(9)]).await, Decision::Unavailable), "never reached");
+            assert!(matches!(ask(&gateway, vec![day(9)]).await, SharedDecision::Unavailable), "never reached");
             gateway.begin().await;
             assert_eq!(gateway.health(), Health::Up);
             let limit = || Limit { name: format!("{on_loss:?}").into(), ..day(9) };
@@ -1307,9 +1305,9 @@ fn without_the_server_a_gateway_refuses_serves_its_share_or_serves_all() {
             assert_eq!(gateway.health(), health);
             let mut count = 0;
             while count < 20 {
-                let Decision::Go { ticket, wait } = ask(&gateway, vec![limit()]).await else { break };
+                let SharedDecision::Go { ticket, wait } = ask(&gateway, vec![limit()]).await else { break };
                 assert_eq!(wait, Duration::ZERO);
-                gateway.end(ticket, Ended::AsEstimated);
+                gateway.end(ticket, Settlement::AsEstimated);
                 count += 1;
             }
             assert_eq!(count, served, "{on_loss:?}");
@@ -1347,7 +1345,7 @@ fn the_end_of_a_request_in_flight_is_told_to_those_that_wait_for_its_place() {
             }
             let freed = gateway.admissions.tickets.freed.notified();
             let (_, ticket, _) = go(&gateway, limits()).await;
-            gateway.end(ticket, Ended::AsEstimated);
+            gateway.end(ticket, Settlement::AsEstimated);
             tokio::time::timeout(Duration::from_secs(5), freed).await.expect("it is told");
         }
     });
@@ -1363,12 +1361,12 @@ fn a_request_of_an_outage_is_settled_where_it_was_admitted() {
         gateway.link.lose("a test says so");
         let (_, alone, left) = go(&gateway, limits()).await;
         assert_eq!(left, [60]);
-        gateway.end(alone, Ended::Used { tokens: 0, cost: 10 });
+        gateway.end(alone, Settlement::Used { tokens: 0, cost: 10 });
         let (_, still, left) = go(&gateway, limits()).await;
         assert_eq!(left, [200 - 70 - 10 - 70], "what it did not use is free at once");
-        gateway.end(before, Ended::Used { tokens: 0, cost: 7 });
+        gateway.end(before, Settlement::Used { tokens: 0, cost: 7 });
         gateway.probe().await.unwrap();
-        gateway.end(still, Ended::Used { tokens: 0, cost: 20 });
+        gateway.end(still, Settlement::Used { tokens: 0, cost: 20 });
         settled(&gateway).await;
         let mut connection = gateway.link.connection.borrow().clone().unwrap();
         let (used, held) = (gateway.link.names.of("s"), gateway.link.names.of("s:held"));

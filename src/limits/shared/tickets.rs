@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use tokio::sync::Notify;
 
-use crate::limits::together::{Ended, Kind, Limit, Unit, amount};
+use crate::limits::together::{Kind, Limit, Settlement, Unit, amount};
 
 /// Maximum number of settled requests that wait for the server. What comes later is lost: its reservations expire.
 const MOST_PENDING: usize = 10_000;
@@ -36,7 +36,7 @@ impl Ticket {
     }
 }
 
-impl Ended {
+impl Settlement {
     /// Whether nothing of it counts for `limit` any more.
     pub(super) fn undoes(self, limit: &Limit) -> bool {
         match self {
@@ -63,7 +63,7 @@ impl Ended {
 }
 
 /// A request that ended, until the server knows.
-pub(super) type Report = (String, Ticket, Ended);
+pub(super) type Report = (String, Ticket, Settlement);
 
 #[derive(Default)]
 pub(super) struct Tickets {
@@ -148,7 +148,7 @@ mod tests {
         let tickets = Tickets::default();
         assert!(!tickets.has_postponed() && tickets.next_postponed().is_none());
         for number in 0..MOST_PENDING + 3 {
-            tickets.postpone((number.to_string(), ticket(), Ended::AsEstimated));
+            tickets.postpone((number.to_string(), ticket(), Settlement::AsEstimated));
         }
         assert!(tickets.has_postponed());
         assert_eq!(std::iter::from_fn(|| tickets.next_postponed()).count(), MOST_PENDING);
@@ -162,12 +162,12 @@ mod tests {
     fn how_a_request_ended_decides_what_counts() {
         let spend = Kind::Spend { unit: Unit::Tokens, add: 9, begins: 0, ends: 9 };
         let of = |kind| (Limit::of_key("ann", "x", kind, 9), Limit { kind, most: 9, name: "x".into(), quota: None });
-        let used = Ended::Used { tokens: 3, cost: 40 };
+        let used = Settlement::Used { tokens: 3, cost: 40 };
         for (ended, undoes_of_key, undoes_of_account) in [
-            (Ended::GivenBack, true, true),
-            (Ended::Moved, true, false),
+            (Settlement::GivenBack, true, true),
+            (Settlement::Moved, true, false),
             (used, false, false),
-            (Ended::AsEstimated, false, false),
+            (Settlement::AsEstimated, false, false),
         ] {
             for (kind, always) in [
                 (Kind::Window { window: 9 }, false),
@@ -183,10 +183,10 @@ mod tests {
                 assert_eq!(matters, (undoes_of_key || always, undoes_of_account || always), "{ended:?} {kind:?}");
             }
         }
-        let more = |ended: Ended| (ended.more(Unit::Tokens, 10), ended.more(Unit::Nanodollars, 10));
-        assert_eq!(more(Ended::GivenBack), (-10, -10));
-        assert_eq!(more(Ended::Moved), (-10, -10));
-        assert_eq!(more(Ended::AsEstimated), (0, 0));
+        let more = |ended: Settlement| (ended.more(Unit::Tokens, 10), ended.more(Unit::Nanodollars, 10));
+        assert_eq!(more(Settlement::GivenBack), (-10, -10));
+        assert_eq!(more(Settlement::Moved), (-10, -10));
+        assert_eq!(more(Settlement::AsEstimated), (0, 0));
         assert_eq!(more(used), (-7, 30));
     }
 }

@@ -70,7 +70,7 @@ impl Health {
 
 /// The decision on a request.
 #[derive(Debug)]
-pub(crate) enum Decision {
+pub(crate) enum SharedDecision {
     /// It may be sent after `wait`.
     Go { wait: Duration, ticket: String },
     /// The limit of this index rejects it, for this long.
@@ -83,7 +83,7 @@ pub(crate) enum Decision {
 
 /// How a request ended.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Ended {
+pub(crate) enum Settlement {
     /// It was never sent.
     GivenBack,
     /// Its account did not serve it, and another account does under the same key: the key's slot is released.

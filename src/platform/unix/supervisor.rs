@@ -21,13 +21,13 @@ use crate::error::{Failed, Failure};
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum ProgramEnd {
     Code(u8),
     /// By a signal, given by its number.
     Signal(i32),
 }
 
-impl Ended {
+impl ProgramEnd {
     fn of(status: ExitStatus) -> Self {
         if let Some(signal) = status.signal() {
             return Self::Signal(signal);
@@ -130,20 +130,20 @@ impl Supervisor {
         Ok(child)
     }
 
-    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
+    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<ProgramEnd> {
         let status = child.wait().context("waiting for the program")?;
         // Numbers are given out in turn, so that the program's cannot be another's in the instant until here.
         lock(&self.state).program = None;
-        Ok(Ended::of(status))
+        Ok(ProgramEnd::of(status))
     }
 
     /// Waits, stopping and continuing together with the program.
-    pub(crate) fn wait_as_one_job(&self, child: &mut Child) -> anyhow::Result<Ended> {
+    pub(crate) fn wait_as_one_job(&self, child: &mut Child) -> anyhow::Result<ProgramEnd> {
         let program = Pid::from_raw(i32::try_from(child.id())?);
         let ended = loop {
             match waitpid(program, Some(WaitPidFlag::WUNTRACED)) {
-                Ok(WaitStatus::Exited(_, code)) => break Ended::Code(u8::try_from(code).unwrap_or(1)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => break Ended::Signal(signal as i32),
+                Ok(WaitStatus::Exited(_, code)) => break ProgramEnd::Code(u8::try_from(code).unwrap_or(1)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => break ProgramEnd::Signal(signal as i32),
                 Ok(WaitStatus::Stopped(..)) => {
                     let _ = raise(Signal::SIGSTOP);
                     // Continued: by a shell, which continues the whole group, or by a process that knows only this one;
@@ -161,9 +161,9 @@ impl Supervisor {
     }
 
     /// As the program ended: its code, or the signal that both of them got, or 128 and the signal's number.
-    pub(crate) fn end_as(self, ended: Ended) -> u8 {
+    pub(crate) fn end_as(self, ended: ProgramEnd) -> u8 {
         let state = lock(&self.state);
-        let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
+        let of_both = |signal: &&Signal| ended == ProgramEnd::Signal(**signal as i32);
         if let Some(signal) = state.sent.iter().chain(&state.typed).find(of_both).copied() {
             die_of(signal);
         }
@@ -177,9 +177,9 @@ impl Supervisor {
     }
 
     /// For a program that has the terminal: Ctrl-C was for the program, and counts only if it ended the program.
-    pub(crate) fn follow(self, ended: Ended) -> u8 {
+    pub(crate) fn follow(self, ended: ProgramEnd) -> u8 {
         let state = lock(&self.state);
-        let of_both = |signal: &&Signal| ended == Ended::Signal(**signal as i32);
+        let of_both = |signal: &&Signal| ended == ProgramEnd::Signal(**signal as i32);
         if let Some(signal) = state.sent.or(state.typed.iter().find(of_both).copied()) {
             die_of(signal);
         }
@@ -187,7 +187,7 @@ impl Supervisor {
     }
 
     /// For work of our own: any signal ends it.
-    pub(crate) fn leave(self, ended: Ended) -> u8 {
+    pub(crate) fn leave(self, ended: ProgramEnd) -> u8 {
         let state = lock(&self.state);
         if let Some(signal) = state.sent.or(state.typed.first().copied()) {
             die_of(signal);

@@ -20,7 +20,7 @@ use windows_sys::Win32::System::Threading::{
 
 use super::console;
 use super::job::Job;
-use super::supervisor::Ended;
+use super::supervisor::ProgramEnd;
 use crate::error::{Failed, Failure};
 
 /// What `PATHEXT` is where it is not set.
@@ -105,7 +105,7 @@ pub(crate) fn become_program(command: &mut Command) -> io::Result<Infallible> {
     let job = Job::new()?;
     let status = job.spawn(command)?.wait()?;
     job.release();
-    Ended::of(status).end_by()
+    ProgramEnd::of(status).end_by()
 }
 
 /// A program that can be ended together with everything it starts.

@@ -16,9 +16,9 @@ use super::processes::cannot_start;
 
 /// How a program ended: its code, of 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ended(u32);
+pub(crate) struct ProgramEnd(u32);
 
-impl Ended {
+impl ProgramEnd {
     pub(crate) const SUCCESS: Self = Self(0);
 
     /// The code as a shell on Unix would have it.
@@ -70,18 +70,18 @@ impl Supervisor {
     }
 
     /// Ends what the program left in the background too: it holds files in the directories that are removed next.
-    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<Ended> {
-        let ended = child.wait().map(Ended::of).context("waiting for the program");
+    pub(crate) fn wait(&self, mut child: Child) -> anyhow::Result<ProgramEnd> {
+        let ended = child.wait().map(ProgramEnd::of).context("waiting for the program");
         self.job.kill();
         ended
     }
 
-    pub(crate) fn wait_as_one_job(&self, child: &mut Child) -> anyhow::Result<Ended> {
-        child.wait().map(Ended::of).context("waiting for the program")
+    pub(crate) fn wait_as_one_job(&self, child: &mut Child) -> anyhow::Result<ProgramEnd> {
+        child.wait().map(ProgramEnd::of).context("waiting for the program")
     }
 
     /// As the program ended.
-    pub(crate) fn end_as(self, ended: Ended) -> u8 {
+    pub(crate) fn end_as(self, ended: ProgramEnd) -> u8 {
         self.job.release();
         ended.end_by()
     }
@@ -92,12 +92,12 @@ impl Supervisor {
     }
 
     /// For a program that has the terminal: Ctrl-C was for the program.
-    pub(crate) fn follow(self, ended: Ended) -> u8 {
+    pub(crate) fn follow(self, ended: ProgramEnd) -> u8 {
         ended.end_by()
     }
 
     /// For work of our own: any event ends it.
-    pub(crate) fn leave(self, ended: Ended) -> u8 {
+    pub(crate) fn leave(self, ended: ProgramEnd) -> u8 {
         if lock(&self.event).is_some() {
             console::end_by();
         }

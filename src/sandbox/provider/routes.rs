@@ -10,7 +10,7 @@ use hyper::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
 
-use super::super::oauth::{Answer, Authority, Decision, Form};
+use super::super::oauth::{Answer, ApprovalState, Authority, Form};
 use super::super::{keys, messages, model, page};
 use super::{PracticeServer, REQUEST_TIMEOUT};
 use crate::providers;
@@ -102,7 +102,7 @@ impl PracticeServer {
                 &api_error("forbidden", "only the sandbox itself can approve this way"),
             );
         };
-        login.decision = if field("decision") == "deny" { Decision::Denied } else { Decision::Approved };
+        login.approval = if field("decision") == "deny" { ApprovalState::Denied } else { ApprovalState::Approved };
         json_reply(StatusCode::OK, &json!({}))
     }
 
