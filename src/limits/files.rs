@@ -111,8 +111,8 @@ impl Files {
         Ok(file)
     }
 
-    /// One attempt. `alone`: without the account's file, which was busy for too long; `since`: when the request began
-    /// to wait.
+    /// One attempt. `alone`: without the account's file, which was busy for too long; `waited`: how long the request
+    /// has been waiting.
     pub(super) fn admit(
         &self,
         demand: &Demand,

@@ -46,7 +46,7 @@ pub(in crate::gateway) struct Team {
     pub(in crate::gateway) issuers: Issuers,
     pub(super) prices: Rc<Prices>,
     pub(in crate::gateway) shows_keys: bool,
-    /// How often each refusal occurred.
+    /// How often each decision was made: `go`, and each refusal.
     pub(in crate::gateway) decisions: RefCell<BTreeMap<&'static str, u64>>,
 }
 

@@ -20,7 +20,7 @@ fn scaled(upstream: &Upstream) -> Machine {
 }
 
 /// Holds the server's log against 60 requests in 3 s since `start`, before which none was sent. A busy machine may let
-/// requests arrive late, never early; that no window at all is exceeded is shown without a clock, in rate.rs.
+/// requests arrive late, never early; that no window at all is exceeded is shown without a clock, in src/limits/window.rs.
 #[track_caller]
 fn keeps_the_limit(asked: &[Asked], start: Instant) {
     let mut times: Vec<Instant> = asked.iter().map(|asked| asked.at).collect();
