@@ -1,6 +1,7 @@
 //! Compressed bodies, read as far as a bound: gzip, deflate, zstd.
 //!
-//! Hazard: a kilobyte can decompress to a gigabyte. Rule: at most so much as the caller names.
+//! Hazard: a kilobyte can decompress to a gigabyte. Rule: at most so much as the caller names, and what a decoder must keep
+//! of it besides has a bound of its own.
 
 use std::borrow::Cow;
 use std::io::Read;
@@ -10,6 +11,9 @@ use ruzstd::decoding::StreamingDecoder;
 
 /// The encodings that are read here; no others are requested on behalf of clients.
 pub(crate) const KNOWN: [&str; 4] = ["gzip", "x-gzip", "deflate", "zstd"];
+
+/// How far back zstd may refer: a decoder keeps that much before it gives out a byte. HTTP allows no more (RFC 9659).
+const MAX_ZSTD_WINDOW: u64 = 8 * 1024 * 1024;
 
 /// Decodes `body` by its `Content-Encoding`, up to `limit` bytes. A body that cannot be decoded is returned unchanged;
 /// of a truncated one the beginning is decoded.
@@ -21,7 +25,9 @@ pub(crate) fn decoded<'a>(body: &'a [u8], content_encoding: &str, limit: u64) ->
             "gzip" | "x-gzip" => read(MultiGzDecoder::new(&*plain), limit),
             // Some servers send raw deflate without the zlib header that the name `deflate` stands for.
             "deflate" => read(ZlibDecoder::new(&*plain), limit).or_else(|| read(DeflateDecoder::new(&*plain), limit)),
-            "zstd" => StreamingDecoder::new(&*plain).ok().and_then(|decoder| read(decoder, limit)),
+            "zstd" => StreamingDecoder::new_with_max_window_size(&*plain, MAX_ZSTD_WINDOW)
+                .ok()
+                .and_then(|decoder| read(decoder, limit)),
             _ => None,
         };
         match decoded {
@@ -94,6 +100,24 @@ mod tests {
         let whole = gzip(&text);
         let half = decoded(&whole[..whole.len() / 2], "gzip", 1 << 20);
         assert!(!half.is_empty() && half.len() < text.len() && text.starts_with(&half));
+    }
+
+    /// A frame of 12 MiB in 400 bytes, whose header names this window (RFC 8878 §3.1.1.1.2).
+    fn zstd_bomb(window: u8) -> Vec<u8> {
+        const BLOCK: u32 = 128 * 1024;
+        let block = |is_last: bool| {
+            let header = BLOCK << 3 | 1 << 1 | u32::from(is_last);
+            [&header.to_le_bytes()[..3], b"x"].concat()
+        };
+        let blocks: Vec<u8> = (1..=96).flat_map(|number| block(number == 96)).collect();
+        [&[0x28, 0xb5, 0x2f, 0xfd, 0, window][..], &blocks].concat()
+    }
+
+    #[test]
+    fn zstd_with_a_window_beyond_what_http_allows_is_not_read() {
+        let is_read = |window| matches!(decoded(&zstd_bomb(window), "zstd", 1000), Cow::Owned(_));
+        // 8, 9 and 120 MiB.
+        assert_eq!([0x68, 0x69, 0x87].map(is_read), [true, false, false]);
     }
 
     #[test]
