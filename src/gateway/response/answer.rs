@@ -4,6 +4,7 @@
 //! Rule: a response is forwarded once its first chunk has arrived; if it fails before, the gateway answers with an
 //! error of its own.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,6 +43,8 @@ pub(in crate::gateway) struct InspectedResponse {
     response: Answer,
     /// The part of the body that was read, or all of it.
     first: Bytes,
+    /// An error's `first` without its compression, if it has one.
+    decompressed: Option<Vec<u8>>,
     /// Why the body was aborted, if it was.
     broken: Option<String>,
 }
@@ -85,19 +88,13 @@ impl InspectedResponse {
             self.first = masked.into();
             return;
         }
-        let plain = compression::decoded(&self.first, &self.encoding(), MAX_DECOMPRESSED_ERROR_SIZE);
-        let Some(masked) = masked(&plain, secret) else { return };
+        let Some(masked) = self.decompressed.take().and_then(|plain| masked(&plain, secret)) else { return };
         self.first = masked.into();
         for name in [CONTENT_ENCODING, CONTENT_LENGTH] {
             self.response.headers_mut().remove(name);
         }
         // It would be the middle of what is compressed.
         self.response.body_mut().end_here();
-    }
-
-    fn encoding(&self) -> String {
-        let encoding = self.response.headers().get(CONTENT_ENCODING);
-        encoding.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
     }
 
     /// The response for the client. `usage` is entered when it ends; `limit`: the timeout without a byte; `is_metered`:
@@ -108,7 +105,7 @@ impl InspectedResponse {
         limit: Duration,
         is_metered: bool,
     ) -> Response<ResponseBody> {
-        let encoding = self.encoding();
+        let encoding = encoding(self.response.headers()).to_owned();
         let (head, answer) = self.response.into_parts();
         let kind = kind(&head.headers);
         usage.note_response(head.status, is_event_stream(kind));
@@ -123,11 +120,11 @@ impl InspectedResponse {
     pub(in crate::gateway) fn error(&self, model: Option<&str>, credential: &ReadyCredential) -> ApiError {
         let headers = self.response.headers();
         let header = |name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
-        let body = compression::decoded(&self.first, &self.encoding(), MAX_DECOMPRESSED_ERROR_SIZE);
+        let body = self.decompressed.as_deref().unwrap_or(&self.first);
         let response = ErrorResponse {
             status: self.response.status().as_u16(),
             header: &header,
-            body: &body,
+            body,
             model,
             secrets: &[&credential.credential.access_token],
             now: SystemTime::now(),
@@ -138,6 +135,10 @@ impl InspectedResponse {
 
 pub(in crate::gateway) fn is_error(status: StatusCode) -> bool {
     status.is_client_error() || status.is_server_error()
+}
+
+fn encoding(headers: &HeaderMap) -> &str {
+    headers.get(CONTENT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// `text` with `secret` overwritten; `None` if it is not in there.
@@ -195,7 +196,7 @@ pub(in crate::gateway) async fn begin(mut response: Answer, timeout: Duration) -
                 continue;
             }
         };
-        return Ok(InspectedResponse { response, first, broken: None });
+        return Ok(InspectedResponse { response, first, decompressed: None, broken: None });
     }
 }
 
@@ -218,7 +219,11 @@ pub(in crate::gateway) async fn inspect(mut response: Answer) -> InspectedRespon
         }
     };
     let _ = tokio::time::timeout(ERROR_BODY_TIMEOUT, read).await;
-    InspectedResponse { response, first: text.into(), broken }
+    let decompressed = match compression::decoded(&text, encoding(response.headers()), MAX_DECOMPRESSED_ERROR_SIZE) {
+        Cow::Owned(plain) => Some(plain),
+        Cow::Borrowed(_) => None,
+    };
+    InspectedResponse { response, first: text.into(), decompressed, broken }
 }
 
 #[cfg(test)]
