@@ -1,8 +1,9 @@
 //! What is seen of the clients' requests: how many are in flight, how they ended and how long they took, and a line of
 //! `--log` for each.
 //!
-//! Hazard: a log holds what should not be kept, or stops the gateway when its disk is full. Rule: a line has names, counts
-//! and times, never a body, a query or a key; and a thread of its own writes it, for which no request waits.
+//! Hazard: a log holds what should not be kept, or stops the gateway when its disk is full or its reader hangs. Rule: a line
+//! has names, counts and times, never a body, a query or a key; and a thread of its own writes it, for which no request
+//! waits, and the end of the program not for long.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -13,8 +14,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, SyncSender};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
@@ -25,12 +25,15 @@ use super::gen_ai::{self, Call, GenAi};
 use super::metrics::{Histogram, head};
 use crate::epoch;
 use crate::error::{Trouble, note};
-use crate::platform::disk;
+use crate::platform::{disk, threads};
 use crate::secret::Secret;
 use crate::sha256::short_sha256;
 
 /// Lines that wait for the disk. Beyond them lines are dropped, and counted.
 const MAX_WAITING: usize = 10_000;
+
+/// How long a gateway that stops waits for lines to be written, and to say how many were not.
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// Maximum length of a logged path; a client may send one of 64 KiB.
 const MAX_PATH_LENGTH: usize = 200;
@@ -285,7 +288,9 @@ enum Job {
 /// The file of `--log` and the thread that writes it.
 struct Log {
     jobs: Option<SyncSender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// Lines that the thread has not written yet, and what is disconnected when it has ended.
+    unwritten: Arc<AtomicU64>,
+    ended: Receiver<()>,
     /// Whether the file is to be opened again. Not a job, which would be lost while lines fill the queue.
     is_rotated: Arc<AtomicBool>,
 }
@@ -298,7 +303,11 @@ impl Log {
         let (jobs, queue) = mpsc::sync_channel(MAX_WAITING);
         let is_rotated = Arc::<AtomicBool>::default();
         let rotated = Arc::clone(&is_rotated);
+        let unwritten = Arc::<AtomicU64>::default();
+        let left = Arc::clone(&unwritten);
+        let (running, ended) = mpsc::channel();
         let work = move || {
+            let _running = running;
             let trouble = Trouble::default();
             for job in queue {
                 if rotated.swap(false, Ordering::Relaxed) {
@@ -309,6 +318,7 @@ impl Log {
                     Some(file) => file.write_all(line.as_bytes()),
                     None => std::io::stdout().write_all(line.as_bytes()),
                 };
+                left.fetch_sub(1, Ordering::Relaxed);
                 match written {
                     Ok(()) => trouble.end(),
                     Err(error) => {
@@ -318,12 +328,26 @@ impl Log {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("log".to_owned()).spawn(work)?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread), is_rotated })
+        std::thread::Builder::new().name("log".to_owned()).spawn(work)?;
+        Ok(Self { jobs: Some(jobs), unwritten, ended, is_rotated })
     }
 
     fn write(&self, line: String) -> bool {
-        self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(Job::Line(line)).is_ok())
+        self.unwritten.fetch_add(1, Ordering::Relaxed);
+        let is_queued = self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(Job::Line(line)).is_ok());
+        if !is_queued {
+            self.unwritten.fetch_sub(1, Ordering::Relaxed);
+        }
+        is_queued
+    }
+
+    /// Waits until every line is written, but no longer than `limit`. Returns how many are not.
+    fn finish(&mut self, limit: Duration) -> u64 {
+        drop(self.jobs.take());
+        match self.ended.recv_timeout(limit) {
+            Err(RecvTimeoutError::Timeout) => self.unwritten.load(Ordering::Relaxed),
+            _ => 0,
+        }
     }
 
     fn reopen(&self) {
@@ -357,11 +381,20 @@ fn reopen(path: Option<&PathBuf>, file: &mut Option<File>) {
 }
 
 impl Drop for Log {
-    /// What was said is written before the program ends.
+    /// What was said is written before the program ends, unless its reader or disk does not take it.
     fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let lost = self.finish(LAST_WAIT);
+        if lost == 0 {
+            return;
+        }
+        let (lines, were) = if lost == 1 { ("line", "was") } else { ("lines", "were") };
+        let seconds = LAST_WAIT.as_secs();
+        let text = format!(
+            "warning: {lost} {lines} of the request log {were} not written: its file or pipe did not accept them within {seconds} s"
+        );
+        // On a thread as well: often stderr has the same reader.
+        if let Ok(said) = threads::run(move || note(&text)) {
+            let _ = said.recv_timeout(LAST_WAIT);
         }
     }
 }
@@ -455,7 +488,8 @@ mod tests {
 
     #[test]
     fn a_line_has_times_in_milliseconds_and_lines_that_cannot_wait_are_counted() {
-        let log = Some(Log { jobs: None, thread: None, is_rotated: Arc::default() });
+        let (_, ended) = mpsc::channel();
+        let log = Some(Log { jobs: None, unwritten: Arc::default(), ended, is_rotated: Arc::default() });
         let traffic = Rc::new(Traffic { log, ..Rc::into_inner(Traffic::new(None, false).unwrap()).unwrap() });
         traffic.use_key(&Secret::new("key".to_owned()));
         let mut entry = traffic.begin(&Method::GET, "/v1/models");
@@ -472,7 +506,8 @@ mod tests {
     #[test]
     fn a_log_is_reopened_though_its_queue_is_full() {
         let (jobs, queue) = mpsc::sync_channel(1);
-        let log = Log { jobs: Some(jobs), thread: None, is_rotated: Arc::default() };
+        let (_, ended) = mpsc::channel();
+        let log = Log { jobs: Some(jobs), unwritten: Arc::default(), ended, is_rotated: Arc::default() };
         assert!(log.write("line\n".to_owned()) && !log.write("lost\n".to_owned()));
         log.reopen();
         assert!(log.is_rotated.load(Ordering::Relaxed));
@@ -490,5 +525,34 @@ mod tests {
         assert!((0..MAX_WAITING / 2).all(|number| log.write(format!("{number}\n"))));
         drop(log);
         assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), MAX_WAITING / 2);
+    }
+
+    #[test]
+    fn a_log_that_accepts_no_line_is_not_waited_for_and_its_lines_are_counted() {
+        let (jobs, queue) = mpsc::sync_channel(3);
+        let (running, ended) = mpsc::channel();
+        let mut log = Log { jobs: Some(jobs), unwritten: Arc::default(), ended, is_rotated: Arc::default() };
+        assert_eq!([(); 4].map(|()| log.write("line\n".to_owned())), [true, true, true, false]);
+        assert_eq!(log.finish(Duration::ZERO), 3);
+        drop(running);
+        assert_eq!((log.finish(LAST_WAIT), queue.iter().count()), (0, 3));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn lines_are_lost_where_a_pipe_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut log = Log::start(&path, Arc::default()).unwrap();
+        // More than a pipe holds.
+        let line = "x".repeat(1023) + "\n";
+        assert!((0..2000).all(|_| log.write(line.clone())));
+        let lost = log.finish(Duration::ZERO);
+        assert!((1000..=2000).contains(&lost), "{lost}");
+        let mut lines = vec![0; 2000 * 1024];
+        std::io::Read::read_exact(&mut reader, &mut lines).unwrap();
+        assert_eq!(log.finish(LAST_WAIT), 0);
     }
 }
