@@ -215,6 +215,22 @@ pub(super) fn clean_response(headers: &mut HeaderMap) {
     headers.append(VIA, VIA_US);
 }
 
+/// Removes what a response states of the account that all keys share: its limits and whose it is. `Retry-After` stays, which
+/// is of this request.
+pub(super) fn hide_account(headers: &mut HeaderMap) {
+    let is_accounts = |name: &&HeaderName| {
+        let name = name.as_str();
+        // OpenAI's, Anthropic's, ModelScope's and others', those of RFC drafts, Together's and LiteLLM's.
+        ["ratelimit", "rate-limit", "tokenlimit", "organization", "openai-project", "x-litellm-key-"]
+            .iter()
+            .any(|part| name.contains(part))
+    };
+    let accounts: Vec<HeaderName> = headers.keys().filter(is_accounts).cloned().collect();
+    for name in accounts {
+        headers.remove(name);
+    }
+}
+
 /// Errors and `usage` are read as they pass, so only encodings that can be read are requested.
 fn keep_known_encodings(fields: &mut Fields<'_>) {
     let Some(value) = fields.get(&ACCEPT_ENCODING) else { return };
@@ -266,6 +282,34 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["via", "x-own", "x-qwen"]);
+    }
+
+    #[test]
+    fn a_key_is_told_nothing_of_the_account() {
+        let accounts = [
+            "x-ratelimit-limit-requests",
+            "x-ratelimit-remaining-tokens",
+            "x-ratelimit-reset",
+            "ratelimit",
+            "ratelimit-policy",
+            "x-rate-limit-limit",
+            "x-tokenlimit-remaining",
+            "modelscope-ratelimit-model-requests-remaining",
+            "anthropic-ratelimit-unified-5h-utilization",
+            "anthropic-organization-id",
+            "openai-organization",
+            "openai-project",
+            "x-litellm-key-spend",
+        ];
+        let kept =
+            ["content-type", "openai-processing-ms", "openai-version", "retry-after", "retry-after-ms", "x-request-id"];
+        let names = accounts.into_iter().chain(kept);
+        let mut headers: HeaderMap =
+            names.map(|name| (HeaderName::from_static(name), HeaderValue::from_static("1"))).collect();
+        hide_account(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, kept);
     }
 
     #[test]

@@ -158,6 +158,9 @@ impl<'gateway> ProxiedRequest<'gateway> {
             fallback.note_served(self, served);
         }
         headers::clean_response(response.headers_mut());
+        if self.key.is_some() {
+            headers::hide_account(response.headers_mut());
+        }
         self.stamp(served, response.headers_mut());
         // What was stored is read again without another use.
         let is_metered = self.request.method == Method::POST;

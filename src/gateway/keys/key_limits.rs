@@ -80,7 +80,7 @@ pub(in crate::gateway) fn refused(reason: Refused, key: &KeyRecord, profile: &st
     }
 }
 
-/// Replaces the provider's rate-limit headers of a response, which describe the account, by those of the key.
+/// States the limits of the key in a response.
 pub(in crate::gateway) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left, now: SystemTime) {
     let limits = &key.limits;
     let minute = limits.requests_per_minute.map(|most| (most, left.requests_of_minute, left.minute_resets_in));

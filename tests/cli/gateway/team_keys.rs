@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::upstream::{
-    Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, logged_in_at, until_closed,
+    Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, logged_in_at, reply, until_closed,
 };
 use crate::json_fields::assert_listed;
 use crate::machine::{Machine, each_path, has_programs, until};
@@ -314,6 +314,33 @@ fn a_queued_request_is_not_sent_after_its_key_is_revoked() {
 }
 
 #[test]
+fn a_key_is_told_its_own_limits_and_the_gateways_own_key_those_of_the_account() {
+    let stated =
+        "x-ratelimit-limit-requests: 5000\r\nx-ratelimit-remaining-tokens: 4242\r\nopenai-organization: org-1\r\n";
+    let upstream = Upstream::start(move |number, _, connection| {
+        let status = ["200 OK", "400 Bad Request", "429 Too Many Requests"][number % 3];
+        connection.write_all(&reply(status, &format!("{stated}retry-after: 600\r\n"), r#"{"error":{"message":"no"}}"#))
+    });
+    let machine = logged_in(&upstream);
+    let (ann, bob) = (create(&machine, &["ann"]), create(&machine, &["bob", "--rpm", "5"]));
+    let own = machine.directory().join("own");
+    let gateway = start(&machine, &["--no-pacing", "--api-key-file", own.to_str().unwrap()]);
+    let own = fs::read_to_string(own).unwrap();
+    let names = ["x-ratelimit-limit-requests", "x-ratelimit-remaining-tokens", "openai-organization", "retry-after"];
+    let told = |key: &str| {
+        let got = chat(&gateway, key);
+        names.map(|name| got.header(name).to_owned())
+    };
+    for (key, expected) in [
+        (own.trim(), ["5000", "4242", "org-1", "600"]),
+        (ann.as_str(), ["", "", "", "600"]),
+        (bob.as_str(), ["5", "", "", "600"]),
+    ] {
+        (0..3).for_each(|_| assert_eq!(told(key), expected));
+    }
+}
+
+#[test]
 fn a_budget_is_reserved_settled_by_the_response_used_up_and_reset() {
     let upstream = Upstream::always(fine());
     let machine = priced(&upstream);
@@ -371,10 +398,10 @@ fn a_response_of_a_dearer_model_costs_its_price() {
 
 #[test]
 fn a_rejected_request_costs_nothing_and_one_without_usage_costs_the_estimate() {
-    let unknown = super::upstream::reply("200 OK", "", r#"{"model":"coder-model","choices":[]}"#);
+    let unknown = reply("200 OK", "", r#"{"model":"coder-model","choices":[]}"#);
     // Whatever it says of tokens.
     let usage = r#"{"error":{"message":"no"},"usage":{"prompt_tokens":5,"completion_tokens":7}}"#;
-    let rejected = super::upstream::reply("400 Bad Request", "", usage);
+    let rejected = reply("400 Bad Request", "", usage);
     let upstream = Upstream::start(move |number, _, connection| match number {
         0 => connection.write_all(&rejected),
         _ => connection.write_all(&unknown),
