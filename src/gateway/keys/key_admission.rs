@@ -149,7 +149,7 @@ impl<'gateway> KeyAdmission<'gateway> {
         let (wait, held) = self.admit(pending, estimate, repeats).await?;
         if !wait.is_zero() {
             pending.request.body.while_reading(tokio::time::sleep(wait)).await;
-            // It may have been revoked in the meantime.
+            // It may have been revoked or replaced in the meantime.
             if let Some(reason) = self.is_revoked().await {
                 drop(held);
                 return Err(self.not_granted(pending, reason).await);
@@ -224,12 +224,15 @@ impl<'gateway> KeyAdmission<'gateway> {
 
     /// Why a key that allowed a request does not any more.
     async fn is_revoked(&self) -> Option<Refused> {
-        let now = self.team.engine.look_up_now(&self.key.id).await;
-        match now.map(|record| record.map(|record| record.state(self.team.engine.now()))) {
-            Ok(Some(State::Active | State::Rotating)) => None,
-            Ok(Some(State::Expired)) => Some(Refused::Expired),
-            Ok(Some(State::Revoked) | None) => Some(Refused::Unknown),
-            Err(_) => Some(Refused::Unavailable),
+        let now = match self.team.engine.look_up_now(&self.key.id).await {
+            Ok(Some(now)) => now,
+            Ok(None) => return Some(Refused::Unknown),
+            Err(_) => return Some(Refused::Unavailable),
+        };
+        match now.state(self.team.engine.now()) {
+            State::Active | State::Rotating => (!self.is_shown(&now)).then_some(Refused::Unknown),
+            State::Expired => Some(Refused::Expired),
+            State::Revoked => Some(Refused::Unknown),
         }
     }
 

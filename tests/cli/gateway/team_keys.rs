@@ -296,21 +296,42 @@ fn a_key_limited_by_model_cannot_send_what_is_not_kept_as_a_whole() {
     assert_eq!(upstream.asked().len(), 1);
 }
 
-#[test]
-fn a_queued_request_is_not_sent_after_its_key_is_revoked() {
+/// What a request gets whose key is changed by `change` while it waits for its turn.
+fn queued_while(change: &[&str]) -> (Got, usize) {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
     let key = create(&machine, &["ann", "--rpm", "1"]);
     scale(&machine);
     let gateway = start(&machine, &[]);
     chat(&gateway, &key).is(200);
-    thread::scope(|scope| {
+    let got = thread::scope(|scope| {
         let waiting = scope.spawn(|| chat(&gateway, &key));
         gateway.running.wait_for_stderr("request of key `ann` delayed");
-        printed(&machine, &["keys", "revoke", "ann", "--yes"]);
-        is_refused(&waiting.join().unwrap(), 401, "invalid_api_key");
+        printed(&machine, change);
+        waiting.join().unwrap()
     });
-    assert_eq!(upstream.asked().len(), 1);
+    (got, upstream.asked().len())
+}
+
+#[test]
+fn a_queued_request_is_not_sent_after_its_key_is_revoked() {
+    let (got, sent) = queued_while(&["keys", "revoke", "ann", "--yes"]);
+    is_refused(&got, 401, "invalid_api_key");
+    assert_eq!(sent, 1);
+}
+
+#[test]
+fn a_queued_request_is_not_sent_after_its_key_is_replaced() {
+    let (got, sent) = queued_while(&["keys", "rotate", "ann"]);
+    is_refused(&got, 401, "invalid_api_key");
+    assert_eq!(sent, 1);
+}
+
+#[test]
+fn a_queued_request_is_sent_if_its_replaced_key_stays_valid_for_a_time() {
+    let (got, sent) = queued_while(&["keys", "rotate", "ann", "--overlap", "1h"]);
+    got.is(200);
+    assert_eq!(sent, 2);
 }
 
 #[test]
