@@ -64,7 +64,8 @@ def refuses(packages):
         assert not out.exists()
         out.mkdir()
         (out / "mine").touch()
-        build(*TRIAL, PROGRAMS, out).fails("is not empty")
+        # Before the programs are looked at.
+        build(*TRIAL, programs, out).fails("is not empty")
         assert [path.name for path in out.iterdir()] == ["mine"]
 
 
