@@ -33,6 +33,9 @@ const BEGINNING: usize = 1024;
 /// Maximum length of a model's name, in bytes.
 const MAX_MODEL_LENGTH: usize = 256;
 
+/// The same for its text in JSON, with quotation marks: each byte may be written as `\u0061`.
+const MAX_MODEL_TEXT: usize = 6 * MAX_MODEL_LENGTH + 2;
+
 /// Bytes of a compressed response that are kept, and of what it decompresses to that are read.
 const COMPRESSED: usize = 1024 * 1024;
 const DECOMPRESSED: u64 = 16 * 1024 * 1024;
@@ -291,15 +294,13 @@ impl RequestModel {
             while at < piece.len() {
                 if in_string && !is_escaped {
                     // The content of a string is skipped at once.
-                    let end = memchr2(b'"', b'\\', &piece[at..]).map_or(piece.len(), |end| at + end);
-                    if depth == 1 && text.len() <= MAX_MODEL_LENGTH {
-                        text.extend_from_slice(&piece[at..end.min(at + MAX_MODEL_LENGTH + 1)]);
+                    let end = memchr2(b'"', b'\\', &piece[at..]).map(|end| at + end);
+                    if depth == 1 {
+                        keep(&mut text, &piece[at..end.map_or(piece.len(), |end| end + 1)]);
                     }
-                    at = end;
-                    let Some(&byte) = piece.get(at) else { break };
-                    text.push(byte);
-                    (in_string, is_escaped) = (byte != b'"', byte == b'\\');
-                    at += 1;
+                    let Some(end) = end else { break };
+                    (in_string, is_escaped) = (piece[end] != b'"', piece[end] == b'\\');
+                    at = end + 1;
                     if in_string || depth != 1 {
                         continue;
                     }
@@ -317,7 +318,9 @@ impl RequestModel {
                 let byte = piece[at];
                 match byte {
                     _ if is_escaped => {
-                        text.push(byte);
+                        if depth == 1 {
+                            keep(&mut text, &[byte]);
+                        }
                         is_escaped = false;
                     }
                     b'"' => {
@@ -340,6 +343,13 @@ impl RequestModel {
             before += piece.len();
         }
         found
+    }
+}
+
+/// Adds a part of a string. One that is too long stays without its end, and is none.
+fn keep(text: &mut Vec<u8>, part: &[u8]) {
+    if text.len() <= MAX_MODEL_TEXT {
+        text.extend_from_slice(&part[..part.len().min(MAX_MODEL_TEXT + 1)]);
     }
 }
 
@@ -520,12 +530,16 @@ mod tests {
         }
         for (length, is_name) in [(MAX_MODEL_LENGTH, true), (MAX_MODEL_LENGTH + 1, false)] {
             let name = "x".repeat(length);
-            let text = format!("{{\"model\":\"{name}\"}}");
-            for piece in [100, 1000] {
-                let found = RequestModel::find(&pieces(&text, piece)).map(|model| model.name);
-                assert_eq!(found, is_name.then(|| name.clone()), "{length} {piece}");
+            for written in ["x", "\\u0078"] {
+                let text = format!("{{\"model\":\"{}\"}}", written.repeat(length));
+                for piece in [100, 1000, 10_000] {
+                    let found = RequestModel::find(&pieces(&text, piece)).map(|model| model.name);
+                    assert_eq!(found, is_name.then(|| name.clone()), "{length} {written} {piece}");
+                }
             }
         }
+        let long = format!("{{\"model\":\"{}and more\"}}", "\\n".repeat(MAX_MODEL_LENGTH));
+        assert_eq!(RequestModel::find(&pieces(&long, 10_000)), None, "not its beginning");
     }
 
     #[test]
