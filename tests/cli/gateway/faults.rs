@@ -70,16 +70,16 @@ fn a_response_truncated_in_the_headers_or_in_a_chunk_is_truncated_for_the_client
 fn a_slow_response_is_forwarded_as_it_arrives() {
     let upstream = Upstream::start(|_, _, connection| {
         connection.write_all(STREAM)?;
-        for _ in 0..20 {
+        for _ in 0..25 {
             connection.write_all(&chunk("data: x\n\n"))?;
             thread::sleep(Duration::from_millis(90));
         }
         connection.write_all(b"0\r\n\r\n")
     });
     let machine = logged_in(&upstream);
-    let got = Gateway::start(&machine, &["--timeout", "1s"]).chat();
-    assert_eq!((got.is(200).body.len(), got.whole), (180, true));
-    assert!(got.after > Duration::from_secs(1), "longer in all than between two pieces");
+    let got = Gateway::start(&machine, &["--timeout", "2s"]).chat();
+    assert_eq!((got.is(200).body.len(), got.whole), (225, true));
+    assert!(got.after > Duration::from_secs(2), "longer in all than between two pieces");
 }
 
 #[test]
@@ -101,12 +101,14 @@ fn a_request_may_take_longer_than_the_timeout_without_a_byte() {
 /// The provider sends the head of its response at once, and the rest after the request.
 #[test]
 fn a_request_may_take_longer_than_the_timeout_after_the_head_of_its_response() {
-    for begins in ["", "{"] {
+    const BODY: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
+    let take = |begins: &str| {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let machine = logged_in_at(&server.local_addr().unwrap().to_string());
-        let gateway = Gateway::start(&machine, &["--timeout", "1s"]);
-        let mut client = gateway.send("POST /v1/chat/completions", "Content-Length: 6\r\n", b"");
-        client.write(b"1");
+        let gateway = Gateway::start(&machine, &["--timeout", "2s"]);
+        let length = format!("Content-Length: {}\r\n", BODY.len());
+        let mut client = gateway.send("POST /v1/chat/completions", &length, b"");
+        client.write(&BODY[..1]);
         let (mut connection, _) = server.accept().unwrap();
         let mut received = Vec::new();
         let mut receive = |connection: &mut TcpStream, end: &[u8]| {
@@ -117,18 +119,22 @@ fn a_request_may_take_longer_than_the_timeout_after_the_head_of_its_response() {
                 received.extend_from_slice(&piece[..length]);
             }
         };
-        receive(&mut connection, b"\r\n\r\n1");
+        receive(&mut connection, b"\r\n\r\na");
         write!(connection, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{begins}")
             .unwrap();
-        for part in ["2", "3", "4", "5", "6"] {
-            thread::sleep(Duration::from_millis(300));
-            client.write(part.as_bytes());
-            receive(&mut connection, part.as_bytes());
+        for part in BODY[1..].chunks(1) {
+            thread::sleep(Duration::from_millis(90));
+            client.write(part);
+            receive(&mut connection, part);
         }
         connection.write_all(&b"{}"[begins.len()..]).unwrap();
         let got = client.got();
         assert_eq!((got.is(200).text().as_str(), got.whole), ("{}", true));
-    }
+        assert!(got.after > Duration::from_secs(2), "longer in all than between two pieces");
+    };
+    thread::scope(|scope| {
+        ["", "{"].map(|begins| scope.spawn(move || take(begins))).map(|taking| taking.join().unwrap())
+    });
 }
 
 /// It accepts the connection and does not answer the handshake.

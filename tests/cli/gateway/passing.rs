@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use super::upstream::{CHAT, Gateway, STREAM, Upstream, chunk, configured, fine, logged_in, reply, until_closed};
 use crate::server::Gate;
@@ -250,9 +249,6 @@ fn a_response_shorter_than_its_length_is_truncated_for_the_client() {
     assert!(!got.whole, "{got:?}");
 }
 
-/// The upstream must see the end within this, on a machine with other work to do.
-const SOON: Duration = Duration::from_secs(2);
-
 #[test]
 fn a_client_that_disconnects_during_a_response_closes_the_providers_connection() {
     let upstream = Upstream::start(|_, _, connection| {
@@ -264,9 +260,8 @@ fn a_client_that_disconnects_during_a_response_closes_the_providers_connection()
     let gateway = Gateway::start(&machine, &[]);
     let mut client = gateway.send("POST /v1/chat/completions", "", CHAT);
     client.read_until("data: 1");
-    let left = Instant::now();
     drop(client);
-    assert!(upstream.first_close().duration_since(left) < SOON);
+    upstream.first_close();
 }
 
 #[test]
@@ -276,9 +271,8 @@ fn a_client_that_disconnects_before_the_first_byte_closes_the_providers_connecti
     let gateway = Gateway::start(&machine, &[]);
     let client = gateway.send("POST /v1/chat/completions", "", CHAT);
     upstream.wait_for(1);
-    let left = Instant::now();
     drop(client);
-    assert!(upstream.first_close().duration_since(left) < SOON);
+    upstream.first_close();
 }
 
 #[test]
