@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::login::{NEW_CODE, chat, code_shown, device_code, grant, polls};
-use crate::machine::{Machine, mode};
+use crate::machine::{Machine, mode, until};
 use crate::server::{Ask, Gate, Reply};
 
 const JOINS: &str = "qwenauth: a login is already pending; showing the same code\n";
@@ -192,23 +192,29 @@ fn a_resumed_login_that_is_interrupted_can_be_resumed_again() {
     }
 }
 
+/// Whether a signal was sent to this process and has not reached it.
+fn is_pending(process: u32, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap();
+    u64::from_str_radix(pending.trim(), 16).unwrap() >> (signal as i32 - 1) & 1 == 1
+}
+
 /// The code is spent by then: to drop its tokens would cost the login.
 #[test]
 fn tokens_in_flight_when_a_signal_arrives_are_stored() {
     for signal in SIGNALS {
         let machine = polls([]);
         machine.run(["login", "--no-wait"]).any_stderr();
-        let (sent, signalled) = std::sync::mpsc::channel::<()>();
+        let (sent, signalled) = std::sync::mpsc::channel();
         let reply = grant(&machine).meanwhile(move || {
-            signalled.recv().unwrap();
-            // The program has seen the signal by then, and nobody outside can see that it has.
-            std::thread::sleep(std::time::Duration::from_millis(250));
+            let process = signalled.recv().unwrap();
+            until("the program has seen the signal", || !is_pending(process, signal));
         });
         let machine = machine.scripted(Ask::Poll, reply);
         let running = machine.spawn(["login", "--resume"]);
         machine.server.wait_for(Ask::Poll, 1);
         running.signal(signal);
-        sent.send(()).unwrap();
+        sent.send(running.id()).unwrap();
         drop(running.finish().dies_by(signal).stderr(&joined()));
         machine.holds_the_grant();
         assert!(!machine.pending().exists());
