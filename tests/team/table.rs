@@ -9,7 +9,7 @@ const ROWS: [(&str, &[&str]); 23] = [
             "lost::after_a_kill_of_the_server_each_gateway_serves_its_share_and_says_so_once",
             "lost::while_the_server_is_stopped_only_the_first_requests_wait_and_nothing_is_lost",
             "lost::a_window_holds_through_a_loss_and_a_server_that_comes_back_empty",
-            "keys::a_paused_server_is_waited_for_once_and_for_half_a_second_at_most",
+            "keys::a_paused_server_is_waited_for_once_and_for_the_timeout_at_most",
         ],
     ),
     (
