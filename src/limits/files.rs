@@ -466,12 +466,14 @@ mod tests {
     use super::super::busy::WAITS;
     use super::super::day::Zone;
     use super::super::engine::{AccountWindows, Engine};
+    use super::super::key_state::stay_in_the_day;
     use super::*;
     use crate::keys::{Change, Keys, Places, TeamSecret};
 
     const MINUTE: u64 = 60_000_000_000;
 
     fn engine(directory: &Path, limit: impl FnOnce(&mut KeyRecord)) -> (Files, Rc<KeyRecord>) {
+        stay_in_the_day();
         let places = Places {
             keys: directory.join("keys.json"),
             audit: directory.join("audit.jsonl"),
