@@ -6,11 +6,10 @@ use std::thread;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::limits::keeps_the_limit;
 use super::lost::Moving;
 use super::machine::{Client, Gateway, Home, Redis, has_redis};
 use super::provider::{COMPLETION_TOKENS, HELD, PROMPT_TOKENS, Provider};
-use crate::cli::support::machine::until;
+use crate::cli::support::machine::{keeps_the_limit, until};
 use crate::cli::support::server::Request;
 
 /// Far longer than a busy machine takes.
@@ -185,7 +184,7 @@ fn a_limit_of_a_key_applies_across_four_gateways_and_six_windows() {
     for name in ["ann", "bob"] {
         let ending = format!("?about={name}");
         let asked: Vec<Request> = provider.asked().into_iter().filter(|asked| asked.path.ends_with(&ending)).collect();
-        keeps_the_limit(&asked, since, 60, window);
+        keeps_the_limit(asked.iter().map(|asked| asked.at), since, 60, window);
         // A window is kept 2.54 s: with the queue at the end, six windows of 60, of which a busy machine may miss some.
         assert!(asked.len() >= 60 * 6 * 8 / 10, "{name}: {} requests only", asked.len());
     }

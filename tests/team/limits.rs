@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::{Gateway, Home, Redis, has_redis};
 use super::provider::Provider;
-use crate::cli::support::machine::until;
-use crate::cli::support::server::Request;
+use crate::cli::support::machine::{keeps_the_limit, until};
 
 /// A minute's window at a thirtieth of its length.
 const SCALED: &str =
@@ -40,17 +39,6 @@ fn hammer(gateways: &[Gateway], clients: usize, time: Duration) -> Vec<usize> {
     answered.into_iter().map(AtomicUsize::into_inner).collect()
 }
 
-/// Holds the provider's log against `limit` requests in each `window` since `start`, before which none was sent. A busy machine may let requests
-/// arrive late, never early; that no window at all holds more as it was decided is shown without a clock, where the
-/// decision is made.
-#[track_caller]
-pub(crate) fn keeps_the_limit(asked: &[Request], start: Instant, limit: usize, window: Duration) {
-    for (windows, first) in (0..).zip(asked.iter().step_by(limit)) {
-        let after = first.at.checked_duration_since(start).unwrap();
-        assert!(after >= window * windows, "the first after {windows} windows came after {after:?}");
-    }
-}
-
 #[test]
 fn four_gateways_with_64_clients_each_keep_one_limit_over_six_windows_and_serve_every_client() {
     if !has_redis() {
@@ -62,7 +50,7 @@ fn four_gateways_with_64_clients_each_keep_one_limit_over_six_windows_and_serve_
     let answered = hammer(&gateways, 64, WINDOW * 6);
     let asked = provider.asked();
     assert_eq!(asked.len(), answered.iter().sum::<usize>());
-    keeps_the_limit(&asked, start, 60, WINDOW);
+    keeps_the_limit(asked.iter().map(|asked| asked.at), start, 60, WINDOW);
     // 2.54 s a window of 60, and a queue of 256 at the end: nine windows of 60, of which a busy machine may miss some.
     assert!(asked.len() >= 60 * 7, "{} requests only", asked.len());
     assert!(answered.iter().all(|count| *count >= 1), "somebody was never served: {answered:?}");

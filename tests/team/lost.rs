@@ -7,10 +7,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::limits::{gateways, keeps_the_limit};
+use super::limits::gateways;
 use super::machine::{Gateway, Home, Redis, has_redis};
 use super::provider::Provider;
-use crate::cli::support::machine::until;
+use crate::cli::support::machine::{keeps_the_limit, until};
 
 /// Twelve times as long as by default, so that a busy machine alone is no loss.
 const CONFIG: &str = "[team]\ntimeout = \"3s\"\n";
@@ -214,7 +214,7 @@ fn a_window_holds_through_a_loss_and_a_server_that_comes_back_empty() {
         more("a second window is used at the server that came back");
         drop(over);
     });
-    keeps_the_limit(&provider.asked(), start, 40, Duration::from_secs(2));
+    keeps_the_limit(provider.asked().iter().map(|asked| asked.at), start, 40, Duration::from_secs(2));
 }
 
 /// Ends the clients of a test.

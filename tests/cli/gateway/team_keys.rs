@@ -12,10 +12,10 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::upstream::{
-    Asked, CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, logged_in_at, reply, until_closed,
+    CHAT, Client, Gateway, Got, Upstream, configured, error, fine, logged_in, logged_in_at, reply, until_closed,
 };
 use crate::json_fields::assert_listed;
-use crate::machine::{Machine, each_path, has_programs, until};
+use crate::machine::{Machine, each_path, has_programs, keeps_the_limit, until};
 
 /// A dollar for a million tokens of a prompt, a hundred dollars for a million of a completion.
 const PRICES: &str = "[prices.\"coder-model\"]\ninput = 1.0\noutput = 100.0\n";
@@ -99,17 +99,6 @@ fn scale(machine: &Machine) {
         fs::read_to_string(&path).unwrap().replace("\"requests_per_minute\":", "\"window\":3,\"requests_per_minute\":");
     assert!(text.contains("\"window\":3"));
     crate::machine::write_private(&path, text);
-}
-
-/// See `limits.rs`: 60 requests in 3 s since `start`.
-#[track_caller]
-fn keeps_the_limit(asked: &[Asked], start: Instant, limit: usize) {
-    let mut times: Vec<Instant> = asked.iter().map(|asked| asked.at).collect();
-    times.sort();
-    for (windows, first) in (0..).zip(times.iter().step_by(limit)) {
-        let after = first.duration_since(start);
-        assert!(after >= Duration::from_secs(3) * windows, "the first after {windows} windows came after {after:?}");
-    }
 }
 
 #[test]
@@ -592,7 +581,7 @@ fn eight_gateways_keep_the_limit_of_a_key_together() {
     });
     let asked = upstream.asked();
     assert_eq!(asked.len(), 128);
-    keeps_the_limit(&asked, begin, 60);
+    keeps_the_limit(asked.iter().map(|asked| asked.at), begin, 60, Duration::from_secs(3));
     until("all is settled", || listed(&machine, "ann")["used"]["in_flight"] == 0);
     assert_eq!(listed(&machine, "ann")["used"]["requests_today"], 128);
 }

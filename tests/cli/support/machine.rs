@@ -388,6 +388,24 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Holds the times of a server's log against `limit` requests in each `window` since `start`, before which none was sent. A
+/// busy machine may let requests arrive late, never early; that no window at all holds more is shown without a clock, where
+/// the decision is made: in src/limits/window.rs and src/limits/together.
+#[track_caller]
+pub(crate) fn keeps_the_limit(
+    times: impl IntoIterator<Item = Instant>,
+    start: Instant,
+    limit: usize,
+    window: Duration,
+) {
+    let mut times: Vec<Instant> = times.into_iter().collect();
+    times.sort();
+    for (windows, first) in (0..).zip(times.iter().step_by(limit)) {
+        let after = first.checked_duration_since(start).expect("none was sent before");
+        assert!(after >= window * windows, "the first after {windows} windows came after {after:?}");
+    }
+}
+
 /// For what this machine may not allow: says so and skips, but never where a skipped test would go unnoticed.
 pub(crate) fn possible(holds: bool, what: &str) -> bool {
     let strict = std::env::var("CI").is_ok_and(|value| value == "true");
