@@ -176,7 +176,7 @@ impl Row {
                 self.base_url = Some(endpoint.base_url);
                 self.model = endpoint.model;
             }
-            Err(error) => self.problems.push(Report::of(&error).message),
+            Err(error) => self.problems.push(sentence(&error)),
         }
         self.key = shown_key(credential, &session.config.overrides);
         if let Ok(provider) = source.provider(credential) {

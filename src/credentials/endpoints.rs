@@ -20,7 +20,7 @@ impl Credential {
     pub(crate) fn base_url(&self, provider: &Provider) -> Result<String> {
         match &self.base_url {
             Some(stored) => stored_base_url(stored),
-            None => provider.base_url(self.resource_url.as_deref()),
+            None => provider.base_url(self.resource_url.as_deref(), self.issuer.as_deref()),
         }
     }
 
@@ -34,7 +34,7 @@ impl Credential {
         if usual && self.provider_name() == QWEN && overrides.table.is_empty() {
             return Ok(());
         }
-        providers::find(self.provider_name(), overrides)?.base_url(self.resource_url.as_deref()).map(drop)
+        self.base_url(&providers::find(self.provider_name(), overrides)?).map(drop)
     }
 }
 

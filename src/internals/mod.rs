@@ -260,7 +260,8 @@ fn config(bytes: &[u8]) {
         let urls = server.map(|server| {
             [Some(server.token_endpoint), server.device_authorization_endpoint, server.revocation_endpoint]
         });
-        let bases = [None, Some("evil.example"), Some("http://127.0.0.1:1")].map(|base| provider.base_url(base).ok());
+        let bases =
+            [None, Some("evil.example"), Some("http://127.0.0.1:1")].map(|base| provider.base_url(base, None).ok());
         let bases = bases.into_iter().flatten().map(|base| Url::parse(&base).expect("a URL"));
         for url in urls.into_iter().flatten().flatten().chain(bases) {
             assert!(url.scheme() == "https" || is_loopback(&url), "{url}");

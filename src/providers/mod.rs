@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn the_usual_host_is_one_of_qwen() {
-        assert_eq!(qwen().base_url(Some(QWEN_HOST)).unwrap(), "https://portal.qwen.ai/v1");
+        assert_eq!(qwen().base_url(Some(QWEN_HOST), None).unwrap(), "https://portal.qwen.ai/v1");
     }
 
     #[test]
@@ -298,9 +298,9 @@ mod tests {
             ("https://dashscope.aliyuncs.com/compatible-mode", "https://dashscope.aliyuncs.com/compatible-mode/v1"),
             ("", "https://portal.qwen.ai/v1"),
         ] {
-            assert_eq!(qwen().base_url(Some(resource)).unwrap(), base, "{resource}");
+            assert_eq!(qwen().base_url(Some(resource), None).unwrap(), base, "{resource}");
         }
-        assert_eq!(qwen().base_url(None).unwrap(), "https://portal.qwen.ai/v1");
+        assert_eq!(qwen().own_base_url().unwrap(), "https://portal.qwen.ai/v1");
     }
 
     #[test]
@@ -319,23 +319,42 @@ mod tests {
             "ftp://portal.qwen.ai",
             "https://",
         ] {
-            assert!(qwen().base_url(Some(resource)).is_err(), "{resource}");
+            assert!(qwen().base_url(Some(resource), None).is_err(), "{resource}");
         }
+        // No other host would help.
+        let error = qwen().base_url(Some("https://portal.qwen.ai/?next=x"), None).unwrap_err();
+        assert_eq!(error.to_string(), "the login's `resource_url` has a query or a fragment");
     }
 
     #[test]
     fn loopback_serves_what_loopback_granted() {
         let overrides = Overrides { qwen_oauth_url: Some("http://127.0.0.1:9".into()), ..Overrides::default() };
         let provider = find(QWEN, &overrides).unwrap();
-        assert_eq!(provider.base_url(Some("http://127.0.0.1:9")).unwrap(), "http://127.0.0.1:9/v1");
+        assert_eq!(provider.base_url(Some("http://127.0.0.1:9"), None).unwrap(), "http://127.0.0.1:9/v1");
         assert_eq!(provider.server(None).unwrap().token_endpoint.as_str(), "http://127.0.0.1:9/api/v1/oauth2/token");
     }
 
     #[test]
     fn a_configured_host_is_trusted() {
-        let table = toml::from_str("[qwen]\nresource_hosts = [\"corp.example\"]").unwrap();
-        let provider = find(QWEN, &Overrides { table, ..Overrides::default() }).unwrap();
-        assert!(provider.base_url(Some("https://api.corp.example")).is_ok());
+        let hosts = r#"["corp.example", "127.0.0.1", "192.0.2.1", "[2001:db8::1]", "0.0.7"]"#;
+        let table = toml::from_str(&format!(
+            "[qwen]\nresource_hosts = {hosts}\n[own]\nbase_url = \"http://127.0.0.1:8000/v1\"\n"
+        ));
+        let overrides = Overrides { table: table.unwrap(), ..Overrides::default() };
+        let provider = find(QWEN, &overrides).unwrap();
+        for resource in
+            ["https://api.corp.example", "http://127.0.0.1:9", "https://192.0.2.1/v1", "https://[2001:db8::1]"]
+        {
+            assert!(provider.base_url(Some(resource), None).is_ok(), "{resource}");
+            assert!(provider.owns(resource), "{resource}");
+        }
+        for resource in ["https://10.0.0.7", "https://192.0.2.10", "https://notcorp.example", "http://[::1]:9"] {
+            assert!(provider.base_url(Some(resource), None).is_err(), "{resource}");
+        }
+        // Its own base URL is configured as well.
+        let provider = find("own", &overrides).unwrap();
+        assert!(provider.base_url(Some("http://127.0.0.1:8000/other"), None).is_ok());
+        assert!(provider.base_url(Some("http://127.0.0.1:8001/v1"), None).is_err());
     }
 
     #[test]

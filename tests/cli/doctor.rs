@@ -451,6 +451,17 @@ fn notes(machine: &Machine) -> PathBuf {
 }
 
 #[test]
+fn a_login_for_a_host_that_is_not_trusted_is_wrong_in_its_address_alone() {
+    let Some(machine) = offline(Machine::new().logged_in().field("resource_url", json!("attacker.example"))) else {
+        return;
+    };
+    machine.server.serve("/", |_| Reply::text(404, "{}"));
+    assert_eq!(found(&machine, &[], "login"), []);
+    let address = found(&machine, &[], "address");
+    assert!(address.len() == 1 && address[0].2.contains("resource_hosts"), "{address:?}");
+}
+
+#[test]
 fn fix_removes_only_a_pending_login_that_cannot_be_completed() {
     let Some(machine) = offline(polls([])) else { return };
     machine.server.serve("/", |_| Reply::text(404, "{}"));

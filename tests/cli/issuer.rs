@@ -66,6 +66,19 @@ fn logged_in() -> Machine {
     machine
 }
 
+#[test]
+fn an_issuer_on_this_machine_may_name_an_api_on_this_machine() {
+    let machine = issuer(json!({}));
+    machine.server.serve("/token", |_| {
+        Reply::json(
+            200,
+            json!({"access_token": "granted-access-1", "expires_in": 3600, "resource_url": "http://127.0.0.1:1"}),
+        )
+    });
+    drop(machine.run(["login", "corp", "--no-verify"]).exits(0).any_stderr());
+    machine.run(["token", "--profile", "corp"]).stdout("granted-access-1\n");
+}
+
 fn form<'a>(request: &'a Request, name: &str) -> &'a str {
     request.field(name)
 }

@@ -372,7 +372,7 @@ fn a_grant_for_a_foreign_host_is_rejected_and_nothing_is_sent_there() {
     let mut granted = tokens("1");
     granted["resource_url"] = json!("https://qwen.ai.attacker.example");
     let machine = polls([Reply::json(200, granted)]);
-    machine.run(["login"]).ends(1, "the login's `resource_url` names `qwen.ai.attacker.example`, which is not a host of Qwen OAuth", "if you trust it, add `resource_hosts = [\"qwen.ai.attacker.example\"]` under `[providers.qwen]` in config.toml");
+    machine.run(["login"]).ends(1, "the login is stored, but cannot be used: the login's `resource_url` names `qwen.ai.attacker.example`, which is not a host of Qwen OAuth", "if you trust it, add `resource_hosts = [\"qwen.ai.attacker.example\"]` under `[providers.qwen]` in config.toml");
 }
 
 #[test]

@@ -197,6 +197,9 @@ fn an_api_on_loopback_needs_a_token_endpoint_on_loopback() {
         "the login's `resource_url` names `127.0.0.1`, which is not a host of Qwen OAuth",
         "if you trust it, add `resource_hosts = [\"127.0.0.1\"]` under `[providers.qwen]` in config.toml",
     );
+    // The hint leads on.
+    let machine = machine.configured("[providers.qwen]\nresource_hosts = [\"127.0.0.1\"]\n");
+    machine.run(["token"]).stdout("granted-access-1\n");
 }
 
 #[test]

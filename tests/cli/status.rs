@@ -67,6 +67,10 @@ fn the_state_of_a_damaged_file_is_damaged() {
 fn a_rejected_host_is_a_problem() {
     let told = profile_of_any_code(&Machine::new().logged_in().field("resource_url", json!("attacker.example")));
     assert_eq!(told["problems"].as_array().unwrap().len(), 1, "{told}");
+    let outcome = Machine::new().logged_in().field("resource_url", json!("attacker.example")).run(["status"]);
+    let outcome = outcome.exits(4).any_stdout();
+    assert!(outcome.stdout.contains("credential  access token, 59 min left"), "no server rejected it: {outcome}");
+    assert!(outcome.stdout.contains("Qwen OAuth; if you trust it, add `resource_hosts = "), "{outcome}");
 }
 
 fn profile_of_any_code(machine: &Machine) -> Value {

@@ -64,7 +64,7 @@ fn servers(source: &CredentialSource, stored: Option<&Credential>) -> Vec<Checke
     let login = provider.server(None).ok().map(|server| server.token_endpoint);
     let api = match stored {
         Some(credential) => Endpoint::of(source, credential, None).ok().map(|endpoint| endpoint.base_url),
-        None => provider.base_url(None).ok(),
+        None => provider.own_base_url().ok(),
     };
     let api = api.and_then(|api| Url::parse(&api).ok()).and_then(|url| url.join("/").ok());
     let login = login.and_then(|url| url.join("/").ok()).filter(|login| Some(login) != api.as_ref());

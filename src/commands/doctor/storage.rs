@@ -103,17 +103,30 @@ fn profile(source: &CredentialSource, is_active: bool) -> Vec<Check> {
         let what = format!("the file of `{name}` has hard links, which a renewal does not update");
         checks.push(Check::warn("copies", what, "keep one, and replace the others with symlinks"));
     }
-    checks.push(match &stored {
-        Ok(stored) => login(source, stored, is_active),
-        Err(error) => {
-            let report = Report::of(error);
-            Check::fail("login", report.message, report.hint.unwrap_or_else(|| source.login_hint()))
+    let wrong = |name, error: &anyhow::Error| {
+        let report = Report::of(error);
+        Check::fail(name, report.message, report.hint.unwrap_or_else(|| source.login_hint()))
+    };
+    let (found, credential) = match &stored {
+        Ok(found @ Stored::Present(credential)) => (found, credential),
+        Ok(found) => {
+            checks.push(login(source, found, is_active));
+            return checks;
         }
-    });
-    if let Ok(Stored::Present(credential)) = &stored {
-        checks.extend(is_replaceable(source, credential));
-        checks.extend(key(source, credential));
+        Err(error) => {
+            checks.push(wrong("login", error));
+            return checks;
+        }
+    };
+    match Endpoint::of(source, credential, None) {
+        Ok(endpoint) => {
+            checks.push(login(source, found, is_active));
+            checks.extend(key(source, credential, &endpoint));
+        }
+        // No server has rejected the login.
+        Err(error) => checks.push(wrong("address", &error)),
     }
+    checks.extend(is_replaceable(source, credential));
     checks
 }
 
@@ -201,16 +214,9 @@ fn is_replaceable(source: &CredentialSource, credential: &Credential) -> Option<
     Some(Check::fail("login", what, report.hint.unwrap_or_else(|| "check the mode and owner of that directory".into())))
 }
 
-fn key(source: &CredentialSource, credential: &Credential) -> Vec<Check> {
+fn key(source: &CredentialSource, credential: &Credential, endpoint: &Endpoint) -> Vec<Check> {
     let name = &source.profile;
     let mut checks = Vec::new();
-    let endpoint = match Endpoint::of(source, credential, None) {
-        Ok(endpoint) => endpoint,
-        Err(error) => {
-            let report = Report::of(&error);
-            return vec![Check::fail("address", report.message, report.hint.unwrap_or_else(|| source.login_hint()))];
-        }
-    };
     if credential.kind != Kind::ApiKey || credential.is_without_secret() || credential.is_keyless() {
         return checks;
     }

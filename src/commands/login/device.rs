@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Attempt;
@@ -88,6 +88,7 @@ pub(super) fn log_in(attempt: &Attempt) -> Result<()> {
 }
 
 fn conclude(attempt: &Attempt, credential: &Credential) -> Result<()> {
+    credential.base_url(&attempt.provider).context("the login is stored, but cannot be used")?;
     let verification = if attempt.args.no_verify { None } else { Some(verify(&attempt.source, credential)?) };
     attempt.conclude(credential, verification)
 }

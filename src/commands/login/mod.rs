@@ -223,15 +223,13 @@ impl Attempt<'_> {
 
     /// `error` with what to type for another attempt, if this one was denied or has expired.
     fn with_another(&self, error: anyhow::Error) -> anyhow::Error {
-        let (login, failed) = match error.downcast::<Failed>() {
-            Ok(failed) => (self.command_line(), failed),
-            Err(error) => return error,
+        let login = self.command_line();
+        let hint = match error.downcast_ref::<Failed>().and_then(|failed| failed.reason) {
+            Some(Reason::Denied) => format!("run `{login}` again if that was a mistake"),
+            Some(Reason::Expired) => format!("run `{login}` again for a new code"),
+            _ => return error,
         };
-        match failed.reason {
-            Some(Reason::Denied) => failed.hint(format!("run `{login}` again if that was a mistake")).into(),
-            Some(Reason::Expired) => failed.hint(format!("run `{login}` again for a new code")).into(),
-            _ => failed.into(),
-        }
+        Failed::from(Report::of(&error)).hint(hint).into()
     }
 
     /// Checks that the login could be stored, before anything is asked for it.

@@ -76,5 +76,5 @@ pub(super) fn likely(provider: &Provider, stored: Option<&Target>) -> Result<Vec
             .hint("for example `--base-url http://127.0.0.1:8000/v1`")
             .err();
     }
-    Ok(vec![Target { region: None, base_url: provider.base_url(None)? }])
+    Ok(vec![Target { region: None, base_url: provider.own_base_url()? }])
 }

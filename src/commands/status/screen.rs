@@ -98,8 +98,15 @@ impl Row {
 
     /// What is stored and how long it lasts.
     fn credential(&self) -> String {
-        let left = self.left.map(in_words);
-        match (self.state, left) {
+        // What the API rejects is good for nothing, however long it lasts.
+        let left = self.left.filter(|_| !self.is_rejected).map(in_words);
+        let state = match self.state {
+            // Its address is the problem: no server has rejected it.
+            State::Refused if self.base_url.is_none() && (left.is_some() || self.kind == Kind::ApiKey) => State::Valid,
+            State::Refused if self.base_url.is_none() => State::Expired,
+            state => state,
+        };
+        match (state, left) {
             (State::Missing, _) => match self.store.as_deref() {
                 Some("keyring") => "in the keyring, which cannot be read".to_owned(),
                 Some(command) => format!("by {command}, which gave no key"),

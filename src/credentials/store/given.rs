@@ -307,7 +307,7 @@ fn owner_in_environment(variable: &str, provider: Provider, place: (Option<&str>
                     .hint("for example `QWENAUTH_BASE_URL=http://127.0.0.1:8000/v1`")
                     .err();
             }
-            Some(provider.base_url(None)?)
+            Some(provider.own_base_url()?)
         }
         (None, None) => None,
     };
@@ -331,7 +331,7 @@ fn owner_in_config(name: &str, overrides: &Overrides) -> Result<Owner> {
         (None, None) if provider.base_url.is_empty() => {
             return failed("has a `key_file` but no `base_url`".into()).hint("add `base_url = \"https://…/v1\"`").err();
         }
-        (None, None) => Some(provider.base_url(None)?),
+        (None, None) => Some(provider.own_base_url()?),
     };
     Ok(Owner { provider, base_url })
 }

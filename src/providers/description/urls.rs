@@ -9,12 +9,14 @@ use url::Url;
 use super::{Provider, Region};
 use crate::error::{Failed, Failure};
 use crate::http::{self, is_loopback};
+use crate::oauth::Endpoints;
 
 impl Provider {
-    /// The base URL for a credential: from its `resource_url`, or else the provider's own.
+    /// The base URL for a credential: from its `resource_url`, or else the provider's own. `found`: what discovery found at
+    /// its login.
     ///
     /// Errors: user info, plain `http`, or a host that is not the provider's: the token would be sent there.
-    pub(crate) fn base_url(&self, resource_url: Option<&str>) -> Result<String> {
+    pub(crate) fn base_url(&self, resource_url: Option<&str>, found: Option<&Endpoints>) -> Result<String> {
         let Some(resource) = resource_url.map(str::trim).filter(|resource| !resource.is_empty()) else {
             return self.own_base_url();
         };
@@ -23,7 +25,7 @@ impl Provider {
             None => format!("https://{resource}"),
         };
         let url = http::endpoint(&with_scheme).context("the login's `resource_url`")?;
-        if url.query().is_some() || url.fragment().is_some() || !self.may_serve(&url)? {
+        if !self.may_serve(&url, found)? {
             let host = url.host_str().unwrap_or_default();
             return Failed::new(
                 Failure::Other,
@@ -34,6 +36,9 @@ impl Provider {
                 self.name
             ))
             .err();
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Failed::new(Failure::Other, "the login's `resource_url` has a query or a fragment").err();
         }
         let trimmed = url.as_str().trim_end_matches('/');
         Ok(if trimmed.ends_with("/v1") { trimmed.to_owned() } else { format!("{trimmed}/v1") })
@@ -50,7 +55,7 @@ impl Provider {
         !self.base_url.is_empty() && self.has_responses(&self.base_url)
     }
 
-    fn own_base_url(&self) -> Result<String> {
+    pub(crate) fn own_base_url(&self) -> Result<String> {
         if self.base_url.is_empty() {
             return Failed::new(Failure::Other, format!("provider `{}` has no `base_url`", self.name))
                 .hint(format!("set it under `[providers.{}]` in config.toml", self.name))
@@ -60,21 +65,24 @@ impl Provider {
         Ok(url.as_str().trim_end_matches('/').to_owned())
     }
 
-    /// Loopback may serve only what a token endpoint on loopback granted.
-    fn may_serve(&self, url: &Url) -> Result<bool> {
-        if is_loopback(url) {
-            let Some(endpoint) = self.oauth.as_ref().and_then(|oauth| oauth.token_endpoint.as_deref()) else {
-                return Ok(false);
-            };
-            return Ok(is_loopback(&http::endpoint(endpoint)?));
+    /// Loopback may serve only what a token endpoint on loopback granted, or what the user configured.
+    fn may_serve(&self, url: &Url, found: Option<&Endpoints>) -> Result<bool> {
+        if self.is_trusted(url) || Url::parse(&self.base_url).is_ok_and(|own| own.origin() == url.origin()) {
+            return Ok(true);
         }
-        Ok(url.domain().is_some_and(|host| self.is_trusted(host)))
+        if !is_loopback(url) {
+            return Ok(false);
+        }
+        let configured = self.oauth.as_ref().and_then(|oauth| oauth.token_endpoint.as_deref());
+        let configured = configured.map(http::endpoint).transpose()?;
+        Ok(configured.as_ref().or(found.map(|found| &found.token_endpoint)).is_some_and(is_loopback))
     }
 
-    fn is_trusted(&self, host: &str) -> bool {
-        self.resource_hosts
-            .iter()
-            .any(|known| host == known || host.strip_suffix(known.as_str()).is_some_and(|front| front.ends_with('.')))
+    /// Whether `resource_hosts` names the host: a name with all below it, an address for itself.
+    fn is_trusted(&self, url: &Url) -> bool {
+        let Some(host) = url.host_str() else { return false };
+        let is_below = |known: &str| host.strip_suffix(known).is_some_and(|front| front.ends_with('.'));
+        self.resource_hosts.iter().any(|known| host == known || url.domain().is_some() && is_below(known))
     }
 
     /// Whether this provider's keys may be sent to `base_url`, which a person entered: its own hosts and the local
@@ -84,7 +92,7 @@ impl Provider {
         let own = std::iter::once(&self.base_url).chain(self.regions.values().map(|region| &region.base_url));
         self.base_url.is_empty()
             || is_loopback(&url)
-            || url.domain().is_some_and(|host| self.is_trusted(host))
+            || self.is_trusted(&url)
             || own.filter_map(|own| Url::parse(own).ok()).any(|own| own.origin() == url.origin())
     }
 
