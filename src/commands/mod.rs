@@ -82,8 +82,9 @@ pub(crate) fn warn_of_refusal(source: &CredentialSource, credential: &Credential
     }
     let profile = &source.profile;
     note(&format!(
-        "warning: the API rejects the login of `{profile}`: {}; run `qwenauth status --profile {profile}` for details",
-        refusal.reason
+        "warning: the API rejects the login of `{profile}`: {}; {}",
+        refusal.reason,
+        source.hint_if_rejected(credential)
     ));
 }
 

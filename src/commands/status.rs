@@ -88,6 +88,10 @@ struct Row {
     /// The variable that holds the key.
     variable: Option<&'static str>,
     problems: Vec<String>,
+    /// Whether the API rejects the credential.
+    is_rejected: bool,
+    /// What helps against that.
+    fix: Option<String>,
     /// Limits that the provider reported as used up.
     limits: Vec<Exhausted>,
     /// What is left of others, as the provider stated it, in words.
@@ -130,6 +134,8 @@ impl Row {
             store: None,
             variable: source.given.as_ref().and_then(GivenKey::variable),
             problems: Vec::new(),
+            is_rejected: false,
+            fix: None,
             limits: Vec::new(),
             left_of: Vec::new(),
             overridden_by: Vec::new(),
@@ -154,7 +160,7 @@ impl Row {
                     || state == State::Refreshable && row.identity.is_some();
                 let asks = check && usable && state != State::Missing && row.base_url.is_some();
                 let credential = if asks { row.check(source, credential) } else { credential };
-                row.judge(source, &credential, check);
+                row.judge(source, &credential);
             }
         }
         row
@@ -194,10 +200,11 @@ impl Row {
     }
 
     /// Adds why the credential is not good for long, unless the API has said so just now.
-    fn judge(&mut self, source: &CredentialSource, credential: &Credential, check: bool) {
+    fn judge(&mut self, source: &CredentialSource, credential: &Credential) {
         let hint = source.login_hint();
         if let Some(refusal) = api_refusal(source, credential) {
-            self.left = self.left.filter(|_| check);
+            self.is_rejected = true;
+            self.fix.get_or_insert_with(|| source.hint_if_rejected(credential));
             if !matches!(self.checked, Some("refused" | "exhausted")) {
                 self.problems.push(format!("the API rejects the credential: {}", refusal.reason));
             }
@@ -232,10 +239,13 @@ impl Row {
                 "accepted"
             }
             Verification::Refused(why) => {
+                self.fix = Some(source.instead(&credential).unwrap_or_else(|| source.login_hint()));
                 self.problems.push(format!("the API rejects the credential: {why}"));
                 "refused"
             }
             Verification::Exhausted(why) => {
+                let whose = "resolve this with the provider; you do not need to log in again";
+                self.fix = Some(source.instead(&credential).unwrap_or_else(|| whose.to_owned()));
                 self.problems.push(format!("the account cannot be used: {why}"));
                 "exhausted"
             }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::refused::hash_of;
-use super::{Credential, CredentialSource, Verification};
+use super::{Credential, CredentialSource, Kind, Verification};
 use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::secret::Secret;
@@ -30,6 +30,20 @@ impl ApiRefusal {
     pub(crate) fn is_old(&self) -> bool {
         let modified = std::fs::metadata(&self.path).and_then(|metadata| metadata.modified());
         modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age >= ASK_AGAIN))
+    }
+}
+
+impl CredentialSource {
+    /// What to use instead of a login that succeeded and that the API rejects, if its provider says so.
+    pub(crate) fn instead(&self, credential: &Credential) -> Option<String> {
+        let is_login = credential.kind != Kind::ApiKey;
+        is_login.then(|| self.provider(credential).ok()?.instead).flatten()
+    }
+
+    /// What helps against a rejection that was recorded. Whether the key or its account is at fault is not.
+    pub(crate) fn hint_if_rejected(&self, credential: &Credential) -> String {
+        let doctor = || format!("run `qwenauth doctor --profile {}` for details", self.profile);
+        self.instead(credential).unwrap_or_else(doctor)
     }
 }
 

@@ -11,7 +11,9 @@ use crate::login::{chat, device_code, grant};
 use crate::machine::Machine;
 use crate::server::{Ask, Reply};
 
-const WARNING: &str = "qwenauth: warning: the API rejects the login of `qwen`: it answered 401: no access; run `qwenauth status --profile qwen` for details\n";
+const WARNING: &str = "qwenauth: warning: the API rejects the login of `qwen`: it answered 401: no access; use `qwenauth login dashscope` or `qwenauth login openrouter` instead; `qwenauth providers` compares them\n";
+
+const INSTEAD: &str = "  fix         use `qwenauth login dashscope` or `qwenauth login openrouter` instead; `qwenauth providers` compares them\n";
 
 fn no_access() -> Reply {
     Reply::json(401, json!({"error": {"message": "no access"}}))
@@ -46,10 +48,33 @@ fn age(machine: &Machine) {
 fn status_shows_the_rejection_without_a_time_left() {
     let machine = refused();
     let told = state(&machine);
-    assert_eq!((&told["state"], &told["expires_in"]), (&json!("refused"), &json!(null)), "{told}");
+    assert_eq!(told["state"], "refused", "{told}");
+    // As long as `expires_at` says, with and without `--check`.
+    assert!(told["expires_in"].as_u64() > Some(3500), "{told}");
     assert_eq!(told["problems"], json!(["the API rejects the credential: it answered 401: no access"]));
     let outcome = machine.run(["status"]).exits(4).any_stdout();
     assert!(!outcome.stdout.contains(" left"), "{outcome}");
+    assert!(outcome.stdout.contains("  credential  rejected\n"), "{outcome}");
+    assert!(outcome.stdout.contains(INSTEAD), "{outcome}");
+    let machine = machine.scripted(Ask::Chat, no_access());
+    let outcome = machine.run(["status", "--check"]).exits(4).any_stdout();
+    assert!(outcome.stdout.contains("  credential  rejected\n  API         rejected\n"), "one word: {outcome}");
+    assert!(outcome.stdout.contains(INSTEAD), "{outcome}");
+}
+
+#[test]
+fn status_names_the_remedy_for_a_key_by_what_its_server_said() {
+    let machine = Machine::new();
+    let url = machine.server.url();
+    machine.server.serve("/v1/models", |_| Reply::json(400, json!({"code": "Arrearage"})));
+    let login = ["login", "custom", "--base-url", &format!("{url}/v1"), "--model", "m", "--api-key-stdin"];
+    drop(machine.run_with_stdin(login, b"granted-key-1").exits(1).any_stderr());
+    let told = |arguments: &[&str]| machine.run(arguments).exits(4).any_stdout().stdout.clone();
+    let unpaid = "  fix         resolve this with the provider; you do not need to log in again\n";
+    assert!(told(&["status", "--check"]).contains(unpaid));
+    assert!(told(&["status"]).contains("  fix         run `qwenauth doctor --profile custom` for details\n"));
+    machine.server.serve("/v1/models", |_| Reply::json(401, json!({})));
+    assert!(told(&["status", "--check"]).contains("  fix         run `qwenauth login custom`\n"));
 }
 
 #[test]
@@ -83,6 +108,9 @@ fn doctor_fails_while_the_api_rejects_and_clears_the_rejection_when_it_serves() 
         outcome.stdout.contains("API          rejects the login of `qwen`: it answered 401: no access"),
         "{outcome}"
     );
+    let instead =
+        "→ use `qwenauth login dashscope` or `qwenauth login openrouter` instead; `qwenauth providers` compares them\n";
+    assert!(outcome.stdout.contains(instead), "{outcome}");
     let machine = machine.scripted(Ask::Chat, chat());
     drop(machine.run(["doctor"]).any_stdout().any_stderr());
     assert_eq!(state(&machine)["state"], "valid");

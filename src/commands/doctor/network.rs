@@ -195,7 +195,7 @@ fn verified(source: &CredentialSource, credential: &Credential, is_reached: bool
 /// A key works in one region of its provider only, and nothing but its API knows in which.
 fn rejected(source: &CredentialSource, credential: &Credential, why: &str) -> Check {
     let has_regions = source.provider(credential).is_ok_and(|provider| !provider.regions.is_empty());
-    let mut remedy = source.login_hint();
+    let mut remedy = source.instead(credential).unwrap_or_else(|| source.login_hint());
     if credential.kind == Kind::ApiKey && has_regions {
         remedy += &match &source.given {
             Some(given) => format!("; `{}` selects its region", given.region_setting()),

@@ -143,7 +143,7 @@ fn login(source: &CredentialSource, stored: &Stored, is_active: bool) -> Check {
     {
         if !is_active {
             let what = format!("the API rejects the login of `{name}`: {}", refusal.reason);
-            return Check::fail("login", what, source.login_hint());
+            return Check::fail("login", what, source.instead(credential).unwrap_or_else(|| source.login_hint()));
         }
         // The API of the active profile is queried by a check of its own.
         state = State::Valid;

@@ -55,7 +55,8 @@ impl Row {
         let mut facts = vec![("credential", self.credential())];
         let is_kept = matches!(self.state, State::Valid | State::Refreshable);
         if let Some(checked) = self.checked {
-            facts.push(("API", checked.to_owned()));
+            // `checked` of JSON has the older word.
+            facts.push(("API", if checked == "refused" { "rejected" } else { checked }.to_owned()));
         } else if is_kept && self.problems.is_empty() {
             facts.push(("API", "not checked (use `--check`)".to_owned()));
         }
@@ -89,6 +90,7 @@ impl Row {
         }
         facts.extend(self.left_of.iter().map(|left| ("limit", left.clone())));
         facts.extend(self.problems.iter().map(|problem| ("problem", problem.clone())));
+        facts.extend(self.fix.clone().map(|fix| ("fix", fix)));
         if !self.overridden_by.is_empty() {
             let names = self.overridden_by.join(", ");
             facts.push(("note", format!("set in your shell, and take precedence: {names}")));
