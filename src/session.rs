@@ -229,7 +229,7 @@ impl Session {
             let message = format!(
                 "`[directories]` of config.toml selects profile `{profile}` below `{path}`, which is not stored"
             );
-            return Failed::new(Failure::LoginRequired, message).hint(source.login_hint()).err();
+            return Failed::new(Failure::LoginRequired, message).hint(source.hint_if_missing()).err();
         }
         Ok(source)
     }
@@ -238,8 +238,7 @@ impl Session {
         let paths = &self.config.paths;
         let mut source = CredentialSource::new(
             profile,
-            paths.credential(profile),
-            paths.state.clone(),
+            paths,
             self.config.overrides.clone(),
             self.network(),
             SystemTime::now,

@@ -152,6 +152,10 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
         {
             topic::option_of_login(option).map(str::to_owned)
         }
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => usage
+            .and_then(|usage| usage.split(' ').nth(1))
+            .and_then(|command| option_meant(command, word))
+            .map(|name| format!("did you mean `{name}`?")),
         _ => None,
     };
     // No option is meant as a value, and no command takes one that begins so.
@@ -161,6 +165,27 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
         None => "run the command with `--help` to see its options".into(),
     });
     Some(Failed::new(Failure::Usage, literals(said.trim_start_matches("error: "))).hint(hint))
+}
+
+/// Commands that take no argument but use a profile, which a stray argument names then.
+const OF_A_PROFILE: [&str; 9] = ["status", "refresh", "logout", "token", "env", "gateway", "usage", "setup", "doctor"];
+
+/// The option that `word`, an argument that `command` does not take, stands for: by its name, its value, or the profile.
+fn option_meant(command: &str, word: &str) -> Option<String> {
+    let root = Cli::command();
+    let options = root.find_subcommand(command)?.get_arguments();
+    for option in options.filter(|option| !option.is_hide_set()) {
+        let Some(name) = option.get_long() else { continue };
+        if name == word {
+            return Some(format!("--{name}"));
+        }
+        if option.get_possible_values().iter().any(|value| value.matches(word, false)) {
+            return Some(format!("--{name} {word}"));
+        }
+    }
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+    let is_name = word.starts_with(|first: char| first.is_ascii_lowercase()) && word.bytes().all(is_plain);
+    (is_name && OF_A_PROFILE.contains(&command)).then(|| format!("--profile {word}"))
 }
 
 /// Options of every command.
@@ -289,6 +314,15 @@ mod tests {
             ("login --provider dashscope", "write the provider without an option: `qwenauth login dashscope`"),
             ("gateway --api-key k", "a similar argument exists: `--api-key-file`"),
             ("key", "did you mean `keys`?"),
+            ("logout work", "did you mean `--profile work`?"),
+            ("setup opencode work", "did you mean `--profile work`?"),
+            ("env fish", "did you mean `--format fish`?"),
+            ("token json", "did you mean `--format json`?"),
+            ("status json", "did you mean `--json`?"),
+            ("logout all", "did you mean `--all`?"),
+            ("gateway 8080", "usage: `qwenauth gateway [OPTIONS]`; more with `--help`"),
+            ("logout WORK", "usage: `qwenauth logout [OPTIONS]`; more with `--help`"),
+            ("profiles work", "usage: `qwenauth profiles [OPTIONS]`; more with `--help`"),
             ("update", "run `qwenauth doctor`: it names the command that upgrades qwenauth"),
         ] {
             assert_eq!(told(line), hint, "{line}");

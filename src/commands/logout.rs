@@ -77,10 +77,12 @@ fn remove(args: &LogoutArgs, session: &Session, profile: &ProfileName) -> Result
     if args.json {
         return print_json(&outcome(session, Some(profile), removed.is_some(), revoked));
     }
-    note(&match (removed.is_some(), revoked) {
-        (true, true) => format!("logged out of `{profile}`, and the server has revoked the login"),
-        (true, false) => format!("logged out of `{profile}`"),
-        (false, _) => format!("already logged out of `{profile}`"),
+    let meant = if removed.is_some() { None } else { source.meant() };
+    note(&match (removed.is_some(), revoked, meant) {
+        (true, true, _) => format!("logged out of `{profile}`, and the server has revoked the login"),
+        (true, false, _) => format!("logged out of `{profile}`"),
+        (false, _, Some(meant)) => format!("there is no stored profile `{profile}`; did you mean `{meant}`?"),
+        (false, _, None) => format!("already logged out of `{profile}`"),
     });
     if removed.is_some() {
         say_what_still_uses(args, session, profile)?;

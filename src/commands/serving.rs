@@ -170,7 +170,10 @@ impl Session {
                     Failure::LoginRequired,
                     format!("fallback names profile `{name}`, which is not logged in"),
                 )
-                .hint(format!("{}, or omit it", source.login_hint()))
+                .hint(match source.meant() {
+                    Some(name) => format!("did you mean `{name}`?"),
+                    None => format!("{}, or omit it", source.login_hint()),
+                })
                 .err();
             };
             let is_pool = |(other, other_url): &(Provider, String)| {

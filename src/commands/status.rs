@@ -144,7 +144,7 @@ impl Row {
         match stored {
             Stored::Missing => row.problems.push(match session.source() {
                 Err(error) if row.active => Report::of(&error).message,
-                _ => format!("not logged in; {}", source.login_hint()),
+                _ => format!("not logged in; {}", source.hint_if_missing()),
             }),
             Stored::Damaged(why) => {
                 row.problems.push(trouble.unwrap_or_else(|| match &source.given {

@@ -45,9 +45,12 @@ pub(crate) fn run(args: &UsageArgs, session: &Session) -> Result<()> {
         && summary.limits.is_empty()
         && !session.profiles()?.contains(named)
     {
-        return Failed::new(Failure::LoginRequired, format!("there is no stored profile `{named}`"))
-            .hint("run `qwenauth profiles` to list the stored profiles")
-            .err();
+        let failed = Failed::new(Failure::LoginRequired, format!("there is no stored profile `{named}`"));
+        return match session.source_of(named).meant() {
+            Some(name) => failed.hint(format!("did you mean `{name}`?")),
+            None => failed.hint("run `qwenauth profiles` to list the stored profiles"),
+        }
+        .err();
     }
     let counted = counted_together(&accounts, session);
     let all = accounts.iter().zip(counted.into_iter().chain(std::iter::repeat(Counted::default())));

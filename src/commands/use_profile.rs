@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::cli::UseArgs;
-use crate::error::{Failed, Failure, nearest, note, printable};
+use crate::error::{Failed, Failure, note, printable};
 use crate::profile::ProfileName;
 use crate::providers::name_of;
 use crate::session::Session;
@@ -13,17 +13,10 @@ pub(crate) fn run(args: &UseArgs, session: &Session) -> Result<()> {
     let stored = session.profiles()?;
     if !stored.contains(&profile) {
         let failed = Failed::new(Failure::LoginRequired, format!("there is no stored profile `{profile}`"));
-        // A name that means a provider is never a typing error for another one.
-        let provider = name_of(&args.name, &session.config.overrides);
-        let stored: Vec<&str> = stored.iter().map(ProfileName::as_str).collect();
-        let near = match &provider {
-            Some(provider) => stored.iter().find(|name| *name == provider).copied(),
-            None => nearest(profile.as_str(), stored),
-        };
-        return match (near, provider) {
-            (Some(near), _) => failed.hint(format!("did you mean `{near}`?")),
+        let source = session.source_of(&profile);
+        return match (source.meant(), name_of(&args.name, &session.config.overrides)) {
             (None, Some(provider)) => failed.hint(format!("run `qwenauth login {provider}`")),
-            (None, None) => failed.hint(session.source_of(&profile).login_hint()),
+            _ => failed.hint(source.hint_if_missing()),
         }
         .err();
     }

@@ -56,14 +56,14 @@ fn path_of(source: &CredentialSource, credential: &Credential) -> PathBuf {
 }
 
 fn path_for(source: &CredentialSource, hash: &str) -> PathBuf {
-    StateDirectory::RefusedByApi.below(&source.state).join(hash)
+    StateDirectory::RefusedByApi.below(&source.paths.state).join(hash)
 }
 
 /// The API's message when it last rejected `credential`, unless it has accepted it since.
 pub(crate) fn api_refusal(source: &CredentialSource, credential: &Credential) -> Option<ApiRefusal> {
     // Mostly there is none at all, and the first hash asks the processor what it can, which takes a virtual machine
     // microseconds.
-    if !StateDirectory::RefusedByApi.below(&source.state).exists() {
+    if !StateDirectory::RefusedByApi.below(&source.paths.state).exists() {
         return None;
     }
     let path = path_of(source, credential);

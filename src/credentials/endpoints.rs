@@ -50,14 +50,14 @@ pub(crate) fn chosen_model_of(source: &CredentialSource, credential: &Credential
 
 /// The model chosen at the login whose file is Qwen Code's: it would drop a field of ours at its next renewal.
 fn chosen_beside(source: &CredentialSource) -> Option<String> {
-    match files::read(&paths::chosen_model(&source.state), Privacy::Private) {
+    match files::read(&paths::chosen_model(&source.paths.state), Privacy::Private) {
         Ok(Content::Bytes(bytes)) => std::str::from_utf8(&bytes).ok().filter(|id| !id.is_empty()).map(str::to_owned),
         _ => None,
     }
 }
 
 pub(super) fn keep_chosen_beside(source: &CredentialSource, model: Option<&str>) -> Result<()> {
-    let path = paths::chosen_model(&source.state);
+    let path = paths::chosen_model(&source.paths.state);
     match model {
         Some(model) => PendingFile::reserve(&path, model.len(), Privacy::Private)?.write(model.as_bytes()),
         None => files::remove(&path, Privacy::Private).map(drop),

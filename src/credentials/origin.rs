@@ -90,7 +90,7 @@ pub(super) fn forget(source: &CredentialSource, token: &Secret) {
 /// Forgets the tokens that the file of `source` held before `kept`, those that another program has renewed included.
 /// The caller holds the lock of the file.
 pub(super) fn forget_all_but(source: &CredentialSource, kept: &Secret) {
-    for path in strays_of(&source.state, source.store.path(), Some(kept)) {
+    for path in strays_of(&source.paths.state, source.store.path(), Some(kept)) {
         if let Err(error) = fs::remove_file(&path) {
             log::warn!("cannot remove the record `{}`: {error}", path.display());
         }
@@ -140,7 +140,7 @@ fn strays_in(state: &Path, store: &Store, is_known: bool, fix: bool) -> Vec<Path
 }
 
 fn path_for(source: &CredentialSource, token: &Secret) -> PathBuf {
-    StateDirectory::Origins.below(&source.state).join(hash_of(token))
+    StateDirectory::Origins.below(&source.paths.state).join(hash_of(token))
 }
 
 fn read(source: &CredentialSource, token: &Secret) -> Option<Origin> {

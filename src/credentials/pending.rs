@@ -39,7 +39,24 @@ pub(crate) struct PendingLogin<'a> {
 impl<'a> PendingLogin<'a> {
     pub(crate) fn of(source: &'a CredentialSource) -> Self {
         let CredentialSource { profile, network, clock, .. } = source;
-        Self { directory: StateDirectory::Pending.below(&source.state), profile, network, clock: *clock }
+        Self { directory: StateDirectory::Pending.below(&source.paths.state), profile, network, clock: *clock }
+    }
+
+    /// The profiles with a login that was left pending, expired or not.
+    pub(crate) fn profiles(state: &Path) -> Vec<ProfileName> {
+        let entries = fs::read_dir(StateDirectory::Pending.below(state)).into_iter().flatten().flatten();
+        let name = |path: &Path| ProfileName::parse(path.file_name()?.to_str()?.strip_suffix(".json")?).ok();
+        let mut names: Vec<ProfileName> = entries.filter_map(|entry| name(&entry.path())).collect();
+        names.sort();
+        names
+    }
+
+    /// The name of its provider, while it waits.
+    pub(crate) fn provider(&self) -> Option<String> {
+        match files::read(&self.path(), Privacy::Private) {
+            Ok(Content::Bytes(notes)) if device::may_be_approved(&notes, (self.clock)()) => device::provider_of(&notes),
+            _ => None,
+        }
     }
 
     /// Whether a login waits for approval, at whatever server.

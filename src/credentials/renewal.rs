@@ -260,7 +260,7 @@ impl Attempt<'_> {
         let Some(refresh_token) = current.refresh_token.clone() else {
             return source.login_required("the token has expired and the login has no refresh token".into());
         };
-        if refused::is_marked(&source.state, &refresh_token, &self.server.token_endpoint) {
+        if refused::is_marked(&source.paths.state, &refresh_token, &self.server.token_endpoint) {
             return source.login_required("the login has expired: the server rejected its refresh token".into());
         }
         Ok(refresh_token)
@@ -317,7 +317,7 @@ impl Attempt<'_> {
     /// effect.
     fn after_refusal(&mut self, refresh_token: &Secret, standing: Standing, why: &str) -> Result<Credential> {
         let source = self.source;
-        let mark = || refused::mark(&source.state, refresh_token, &self.server.token_endpoint);
+        let mark = || refused::mark(&source.paths.state, refresh_token, &self.server.token_endpoint);
         match source.store.read()? {
             Found::Present(current) => {
                 let credential = current.credential;

@@ -1,13 +1,14 @@
 //! Where one profile's credential comes from: the store or a given key, its provider, and the error if there is none.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
 use super::store::{Answers, Found, GivenKey, Snapshot, Store, key_of};
 use super::{Clock, Credential, Variables};
-use crate::error::{Failed, Failure};
+use crate::error::{Failed, Failure, nearest};
 use crate::http::Network;
+use crate::paths::Paths;
 use crate::platform::access;
 use crate::profile::ProfileName;
 use crate::providers::{self, Overrides, Provider, QWEN};
@@ -35,7 +36,7 @@ impl From<Found> for Stored {
 pub(crate) struct CredentialSource {
     pub(crate) profile: String,
     pub(crate) store: Store,
-    pub(super) state: PathBuf,
+    pub(super) paths: Paths,
     pub(crate) overrides: Overrides,
     pub(crate) network: Network,
     pub(crate) clock: Clock,
@@ -49,8 +50,7 @@ pub(crate) struct CredentialSource {
 impl CredentialSource {
     pub(crate) fn new(
         profile: &ProfileName,
-        path: PathBuf,
-        state: PathBuf,
+        paths: &Paths,
         overrides: Overrides,
         network: Network,
         clock: Clock,
@@ -58,8 +58,8 @@ impl CredentialSource {
     ) -> Self {
         Self {
             profile: profile.to_string(),
-            store: Store::new(path, profile.is_qwen()),
-            state,
+            store: Store::new(paths.credential(profile), profile.is_qwen()),
+            paths: paths.clone(),
             overrides,
             network,
             clock,
@@ -127,7 +127,7 @@ impl CredentialSource {
             Found::Missing => {
                 let message = format!("not logged in: there is no credential for `{}`", self.profile);
                 let Some((provider, name)) = self.key_for_qwen_models().filter(|_| self.profile == QWEN) else {
-                    return self.login_required(message);
+                    return Failed::new(Failure::LoginRequired, message).hint(self.hint_if_missing()).err();
                 };
                 Failed::new(Failure::LoginRequired, message)
                     .hint(format!(
@@ -177,6 +177,29 @@ impl CredentialSource {
             return format!("run `qwenauth login {}`", self.profile);
         }
         format!("run `qwenauth login PROVIDER --profile {}`", self.profile)
+    }
+
+    /// What to do where this profile is not stored: name the one that was meant, or log in to it.
+    pub(crate) fn hint_if_missing(&self) -> String {
+        self.meant().map_or_else(|| self.login_hint(), |name| format!("did you mean `{name}`?"))
+    }
+
+    /// The stored profile that was probably meant by the name of this one, which is not stored.
+    pub(crate) fn meant(&self) -> Option<String> {
+        let stored = self.paths.profiles().ok()?;
+        // A key in a file that config.toml names is a profile as well.
+        let in_files = self.overrides.table.iter().filter(|(_, provider)| provider.get("key_file").is_some());
+        let in_files = in_files.map(|(name, _)| name.as_str());
+        let known: Vec<&str> = stored.iter().map(ProfileName::as_str).chain(in_files).collect();
+        if self.given.is_some() || known.contains(&self.profile.as_str()) {
+            return None;
+        }
+        let meant = match providers::name_of(&self.profile, &self.overrides) {
+            // A name that means a provider is never a typing error for another one.
+            Some(provider) => known.into_iter().find(|name| *name == provider),
+            None => nearest(&self.profile, known),
+        };
+        meant.map(str::to_owned)
     }
 
     /// The provider of Qwen models alone whose key is in the environment, and the variable: it is what was meant rather

@@ -35,7 +35,9 @@ pub(crate) fn state_of(source: &CredentialSource, stored: &Stored) -> State {
         return if identity.problem(source).is_none() { State::Refreshable } else { State::Expired };
     }
     match &credential.refresh_token {
-        Some(token) if refused::is_marked_for_any(&source.state, token) && is_refused(source, credential, token) => {
+        Some(token)
+            if refused::is_marked_for_any(&source.paths.state, token) && is_refused(source, credential, token) =>
+        {
             State::Refused
         }
         _ if credential.left((source.clock)()).is_some() => State::Valid,
@@ -48,5 +50,5 @@ pub(crate) fn state_of(source: &CredentialSource, stored: &Stored) -> State {
 /// Whether the server that would receive it has rejected `token`.
 fn is_refused(source: &CredentialSource, credential: &Credential, token: &Secret) -> bool {
     let server = source.provider(credential).and_then(|provider| provider.server(credential.issuer.as_deref()));
-    server.is_ok_and(|server| refused::is_marked(&source.state, token, &server.token_endpoint))
+    server.is_ok_and(|server| refused::is_marked(&source.paths.state, token, &server.token_endpoint))
 }

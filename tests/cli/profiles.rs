@@ -68,7 +68,30 @@ fn use_makes_a_profile_active_and_keeps_the_rest_of_the_config() {
 #[test]
 fn use_of_an_unknown_profile_names_the_nearest() {
     both().run(["use", "wrok"]).fails(4, "there is no stored profile `wrok`", "did you mean `work`?");
+    let machine =
+        Machine::new().configured("[providers.corp]\nbase_url = \"https://corp.example/v1\"\nkey_file = \"/k\"\n");
+    machine.run(["use", "crop"]).fails(4, "there is no stored profile `crop`", "did you mean `corp`?");
     both().run(["use", "groq"]).fails(4, "there is no stored profile `groq`", "run `qwenauth login groq`");
+}
+
+#[test]
+fn every_command_names_the_profile_that_was_meant() {
+    let machine = both();
+    for command in [&["token"][..], &["env"], &["refresh"], &["usage"], &["setup", "opencode"], &["login", "--resume"]]
+    {
+        let outcome = machine.run([command, &["--profile", "wrok"]].concat());
+        let outcome = outcome.exits(4).any_stdout().any_stderr();
+        assert!(outcome.stderr.ends_with("qwenauth: hint: did you mean `work`?\n"), "{command:?}: {outcome}");
+    }
+    let outcome = machine.run(["status", "--profile", "wrok"]).exits(4).any_stdout();
+    assert!(outcome.stdout.contains("not logged in; did you mean `work`?\n"), "{outcome}");
+    machine
+        .run(["logout", "--profile", "wrok"])
+        .exits(0)
+        .stderr("qwenauth: there is no stored profile `wrok`; did you mean `work`?\n");
+    // Nobody is meant who is unlike, and what names a provider is no mistake.
+    machine.run(["logout", "--profile", "other"]).exits(0).stderr("qwenauth: already logged out of `other`\n");
+    machine.run(["logout", "--profile", "groq"]).exits(0).stderr("qwenauth: already logged out of `groq`\n");
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn login(source: &CredentialSource, stored: &Stored, is_active: bool) -> Check {
         (_, Stored::Damaged(why)) => {
             Check::fail("login", format!("the file of `{name}` is damaged: {why}"), source.login_hint())
         }
-        _ => Check::fail("login", format!("`{name}` is not logged in"), source.login_hint()),
+        _ => Check::fail("login", format!("`{name}` is not logged in"), source.hint_if_missing()),
     }
 }
 

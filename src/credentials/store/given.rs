@@ -363,7 +363,7 @@ fn text_of(bytes: &[u8]) -> Option<Secret> {
 const REGION_KEPT: Duration = Duration::from_secs(40 * 86400);
 
 fn note_path(secret: &Secret, source: &CredentialSource) -> PathBuf {
-    StateDirectory::Regions.below(&source.state).join(hash_of(secret))
+    StateDirectory::Regions.below(&source.paths.state).join(hash_of(secret))
 }
 
 fn remembered(secret: &Secret, owner: &Owner, source: &CredentialSource) -> Option<String> {
@@ -373,7 +373,7 @@ fn remembered(secret: &Secret, owner: &Owner, source: &CredentialSource) -> Opti
 }
 
 fn remember(secret: &Secret, source: &CredentialSource, region: &str) -> Result<()> {
-    let directory = StateDirectory::Regions.below(&source.state);
+    let directory = StateDirectory::Regions.below(&source.paths.state);
     files::make_directory(&directory)?;
     files::remove_older(&directory, REGION_KEPT);
     PendingFile::reserve_unlocked(&note_path(secret, source), region.len(), Privacy::Private)?.write(region.as_bytes())
