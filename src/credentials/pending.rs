@@ -3,7 +3,8 @@
 //! Hazard: a device code can be redeemed once; if two processes poll, one gets an error. Rule: a process that polls
 //! holds the login's lock, and one that waited for that lock first checks whether the login is complete.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -17,6 +18,7 @@ use crate::paths::StateDirectory;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
 use crate::platform::lock::{FileLock, LOCK_TIMEOUT};
 use crate::platform::signals::DeferredSignals;
+use crate::profile::ProfileName;
 
 /// The state of a login that was waiting for approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +93,13 @@ impl<'a> PendingLogin<'a> {
         }
     }
 
-    pub(crate) fn keep(&self, server: &AuthorizationServer, authorization: &Authorization) -> Result<()> {
-        let notes = authorization.to_notes(server, (self.clock)());
+    pub(crate) fn keep(
+        &self,
+        provider: &str,
+        server: &AuthorizationServer,
+        authorization: &Authorization,
+    ) -> Result<()> {
+        let notes = authorization.to_notes(provider, server, (self.clock)());
         PendingFile::reserve(&self.path(), notes.len(), Privacy::Private)?.write(&notes)
     }
 

@@ -247,6 +247,9 @@ pub(crate) fn outcome_of(head: &str, path: &str) -> Option<Outcome> {
 /// A login whose code a later process exchanges.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct PendingCode {
+    /// The provider's name.
+    #[serde(default)]
+    provider: String,
     pub(crate) url: String,
     exchange: String,
     verifier: Zeroizing<String>,
@@ -255,8 +258,9 @@ pub(crate) struct PendingCode {
 }
 
 impl PendingCode {
-    pub(crate) fn new(url: &Url, exchange: &str, pkce: &Pkce, expires_at: SystemTime) -> Self {
+    pub(crate) fn new(provider: &str, url: &Url, exchange: &str, pkce: &Pkce, expires_at: SystemTime) -> Self {
         Self {
+            provider: provider.to_owned(),
             url: url.to_string(),
             exchange: exchange.to_owned(),
             verifier: Zeroizing::new(pkce.verifier.expose().to_owned()),

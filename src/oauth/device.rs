@@ -57,6 +57,9 @@ pub(crate) struct Authorization {
 /// A pending login as it is kept for a later process.
 #[derive(Serialize, Deserialize)]
 struct PendingNotes {
+    /// The provider's name.
+    #[serde(default)]
+    provider: String,
     token_endpoint: String,
     client_id: String,
     device_code: Zeroizing<String>,
@@ -75,6 +78,15 @@ impl PendingNotes {
     fn left(&self, now: SystemTime) -> Duration {
         super::until(self.expires_at, now)
     }
+}
+
+/// The provider of a login with these notes, of either kind.
+pub(crate) fn provider_of(notes: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        provider: String,
+    }
+    serde_json::from_slice::<Named>(notes).ok().map(|notes| notes.provider)
 }
 
 /// Whether these are the notes of a login, of this kind or by an authorization code, that has not expired.
@@ -283,10 +295,11 @@ impl Authorization {
         }
     }
 
-    /// What another process needs to finish this login at `server`. It contains the device code: a secret.
-    pub(crate) fn to_notes(&self, server: &AuthorizationServer, now: SystemTime) -> Zeroizing<Vec<u8>> {
+    /// What another process needs to finish this login at `server` of `provider`. It contains the device code: a secret.
+    pub(crate) fn to_notes(&self, provider: &str, server: &AuthorizationServer, now: SystemTime) -> Zeroizing<Vec<u8>> {
         let expires_at = epoch::since(now + self.expires_in);
         let notes = PendingNotes {
+            provider: provider.to_owned(),
             token_endpoint: server.token_endpoint.to_string(),
             client_id: server.client_id.clone(),
             device_code: Zeroizing::new(self.device_code.expose().to_owned()),

@@ -392,6 +392,39 @@ fn a_login_that_does_not_wait_is_completed_by_its_code_or_by_a_key() {
 }
 
 #[test]
+fn resume_without_a_provider_completes_the_one_pending_login() {
+    for (login, resume) in [
+        (&["login", "openrouter"][..], &["login"][..]),
+        (&["login", "openrouter", "--profile", "work"], &["login"]),
+        // The line of `doctor`.
+        (&["login", "openrouter", "--profile", "work"], &["login", "--profile", "work"]),
+    ] {
+        let machine = machine();
+        drop(machine.run([login, &["--no-wait"]].concat()).any_stderr());
+        let resume = [resume, &["--resume", "--code-stdin"]].concat();
+        drop(machine.run_with_stdin(resume, b"granted-code").exits(0).any_stderr());
+        assert_eq!(machine.profile(login.last().unwrap())["api_key"], KEY);
+    }
+}
+
+#[test]
+fn resume_names_the_line_for_the_login_that_is_pending() {
+    let machine = machine();
+    drop(machine.run(["login", "openrouter", "--profile", "work", "--no-wait"]).any_stderr());
+    machine.run(["login", "openrouter", "--resume"]).fails(
+        4,
+        "no login of `openrouter` is pending",
+        "run `qwenauth login --resume --profile work` for the login of `work`",
+    );
+    drop(machine.run(["login", "openrouter", "--no-wait"]).any_stderr());
+    machine.run(["login", "--resume"]).fails(
+        2,
+        "several logins are pending: `openrouter`, `work`",
+        "name one: `qwenauth login --resume --profile openrouter`",
+    );
+}
+
+#[test]
 fn there_is_nothing_to_resume_without_a_pending_login_or_a_code() {
     machine().run_with_stdin(["login", "openrouter", "--resume", "--code-stdin"], b"granted-code").fails(
         4,

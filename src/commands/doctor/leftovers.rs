@@ -11,7 +11,6 @@ use super::storage::age;
 use super::{Check, sources};
 use crate::credentials::{CredentialSource, Pending, PendingLogin, Stored, marks_of_others, stray_origins};
 use crate::error::path_for_sh;
-use crate::paths::StateDirectory;
 use crate::profile::ProfileName;
 use crate::session::Session;
 
@@ -66,11 +65,7 @@ fn removed(message: String, is_removed: bool) -> Check {
 }
 
 pub(super) fn pending_logins(session: &Session, fix: bool) -> Vec<Check> {
-    let entries =
-        fs::read_dir(StateDirectory::Pending.below(&session.config.paths.state)).into_iter().flatten().flatten();
-    let name = |path: &Path| ProfileName::parse(path.file_name()?.to_str()?.strip_suffix(".json")?).ok();
-    let mut names: Vec<ProfileName> = entries.filter_map(|entry| name(&entry.path())).collect();
-    names.sort();
+    let names = PendingLogin::profiles(&session.config.paths.state);
     names.iter().filter_map(|name| pending_login(name, session, fix)).collect()
 }
 

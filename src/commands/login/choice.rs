@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::cli::{Global, LoginArgs};
-use crate::credentials::Stored;
+use crate::credentials::{Pending, PendingLogin, Stored};
 use crate::error::{Failed, Failure, printable};
 use crate::platform::tools;
 use crate::profile::ProfileName;
@@ -20,6 +20,10 @@ pub(super) fn provider_and_profile(
     surroundings: Surroundings,
 ) -> Result<(Provider, ProfileName)> {
     let named = global.profile.as_deref().map(ProfileName::parse).transpose()?;
+    let named = match named {
+        None if args.resume && args.provider.is_none() => the_pending_one(session)?,
+        named => named,
+    };
     let own = own_name(args, session)?;
     let provider = match &own {
         Some(_) => providers::find(CUSTOM, &session.config.overrides)?,
@@ -27,6 +31,32 @@ pub(super) fn provider_and_profile(
     };
     let profile = profile_for(named.or(own), &provider)?;
     Ok((provider, profile))
+}
+
+/// The profiles with a login that waits for approval.
+pub(super) fn pending(session: &Session) -> Vec<ProfileName> {
+    let mut names = PendingLogin::profiles(&session.config.paths.state);
+    names.retain(|name| matches!(PendingLogin::of(&session.source_of(name)).state(), Ok(Pending::Waiting)));
+    names
+}
+
+/// The profile whose login `--resume` without a provider completes: `qwen`, which is the default of the command that left it
+/// pending, else the only one that waits.
+///
+/// Errors: usage, if several wait.
+fn the_pending_one(session: &Session) -> Result<Option<ProfileName>> {
+    let pending = pending(session);
+    match &pending[..] {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        _ if pending.iter().any(ProfileName::is_qwen) => Ok(None),
+        [first, ..] => {
+            let names = pending.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            Failed::new(Failure::Usage, format!("several logins are pending: {names}"))
+                .hint(format!("name one: `qwenauth login --resume --profile {first}`"))
+                .err()
+        }
+    }
 }
 
 /// The name that the user gives to a server of their own by `login NAME --base-url URL`: one that means nothing else.
@@ -56,6 +86,12 @@ fn choose(
     }
     if let Some(profile) = named {
         let source = session.source_of(profile);
+        if args.resume
+            && let Some(provider) =
+                PendingLogin::of(&source).provider().and_then(|name| providers::name_of(&name, overrides))
+        {
+            return providers::find(&provider, overrides);
+        }
         if let Stored::Present(credential) = source.load_record()? {
             return source.provider(&credential);
         }

@@ -136,15 +136,13 @@ fn begin(attempt: &Attempt, server: &AuthorizationServer, remarks: &mut Vec<Stri
         return Ok((pending, true));
     }
     if args.resume {
-        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", source.profile))
-            .hint(source.login_hint())
-            .err();
+        return attempt.nothing_pending();
     }
     if let Some(text) = &provider.note {
         remark(remarks, text);
     }
     let authorization = device::request(server, &source.network, DeferredSignals::noted)?;
-    PendingLogin::of(source).keep(server, &authorization)?;
+    PendingLogin::of(source).keep(&provider.name, server, &authorization)?;
     Ok((authorization, false))
 }
 

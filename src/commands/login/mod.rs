@@ -214,6 +214,18 @@ impl Attempt<'_> {
         line + " --resume"
     }
 
+    /// There is nothing to resume here.
+    fn nothing_pending<T>(&self) -> Result<T> {
+        let failed = Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", self.profile));
+        match choice::pending(self.session).first() {
+            Some(other) => {
+                failed.hint(format!("run `qwenauth login --resume --profile {other}` for the login of `{other}`"))
+            }
+            None => failed.hint(self.source.hint_if_missing()),
+        }
+        .err()
+    }
+
     /// What to type to log in to another provider instead, with the profile that was named.
     fn line_for(&self, provider: &str) -> String {
         let profile = self.session.named().map(|profile| format!(" --profile {profile}")).unwrap_or_default();

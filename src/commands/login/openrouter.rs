@@ -87,7 +87,7 @@ fn begin(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
     } else {
         let pkce = Pkce::new();
         let url = code::authorize_url(&authorize.url, &pkce, None, &extra(attempt))?;
-        let pending = PendingCode::new(&url, &authorize.exchange, &pkce, now + LIFETIME);
+        let pending = PendingCode::new(&attempt.provider.name, &url, &authorize.exchange, &pkce, now + LIFETIME);
         login.keep_code(&pending)?;
         pending
     };
@@ -101,9 +101,7 @@ fn resume(attempt: &Attempt, authorize: &Authorize) -> Result<()> {
     let source = &attempt.source;
     let login = PendingLogin::of(source);
     let Some(pending) = login.read_code(&authorize.exchange)? else {
-        return Failed::new(Failure::LoginRequired, format!("no login of `{}` is pending", source.profile))
-            .hint(source.login_hint())
-            .err();
+        return attempt.nothing_pending();
     };
     if !attempt.args.code_stdin && !terminal::can_prompt() {
         return no_way_to_paste("the pending login requires its code, and there is no terminal to paste it into");
