@@ -29,7 +29,8 @@ const SCRIPTS: &str = "Scripts and CI";
   qwenauth login team --base-url https://qwen.example.com/v1 --model ID
                                   a server under a name of your choice
   qwenauth login --json           events for a script, one JSON object a line
-  qwenauth login --no-wait        print the code and exit
+  qwenauth login openrouter --no-wait
+                                  print the address and exit
   qwenauth login --resume         finish that login after the approval
 
 Running `login` again while one is pending shows the same code.")]

@@ -336,6 +336,7 @@ fn json_events_tell_of_a_login_the_api_rejects() {
     let events = outcome.json_lines();
     assert_eq!(events[1]["event"], "logged_in");
     assert_eq!(events[1]["verified"], false);
+    assert_eq!((&events[2]["event"], &events[2]["kind"], events.len()), (&json!("error"), &json!("refused"), 3));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::run::Running;
 use crate::server::{Reply, Request};
 use crate::terminal::Terminal;
 
-const KEY: &str = "sk-or-v1-granted-1";
+pub(crate) const KEY: &str = "sk-or-v1-granted-1";
 
 const CONFIG: &str = r#"
 [providers.openrouter]
@@ -26,7 +26,7 @@ authorize = { url = "{server}/auth", exchange = "{server}/api/v1/auth/keys" }
 "#;
 
 /// OpenRouter as documented: the code `granted-code` is exchanged once, against the verifier of the challenge.
-fn machine() -> Machine {
+pub(crate) fn machine() -> Machine {
     let machine = Machine::new().configured(CONFIG);
     machine.server.serve("/api/v1/auth/keys", |request| {
         let body: Value = serde_json::from_str(&request.body).unwrap();

@@ -3,6 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::json_fields::assert_listed;
 use crate::login::{NEW_CODE, chat, code_shown, device_code, grant, polls};
 use crate::machine::{Machine, mode, until};
 use crate::server::{Ask, Gate, Reply};
@@ -26,6 +27,7 @@ fn a_login_that_does_not_wait_is_completed_by_another() {
     let mut outcome = machine.run(["login", "--no-wait", "--json"]).exits(0).any_stderr();
     let events = outcome.json_lines();
     assert_eq!((events.len(), &events[0]["event"]), (1, &json!("device_code")));
+    assert_listed("login --json", "device_code", &events[0]);
     assert!(outcome.stderr.ends_with("qwenauth: waiting for approval; finish with `qwenauth login --resume`\n"));
     assert_eq!(mode(&machine.pending()), 0o600);
     machine.holds_nothing();

@@ -9,8 +9,9 @@ use serde_json::json;
 
 use crate::json_fields::assert_listed;
 use crate::keys::{KEY, knows_the_key};
-use crate::login::{device_code, polls};
+use crate::login::device_code;
 use crate::machine::{Machine, possible};
+use crate::openrouter;
 use crate::run::Outcome;
 use crate::server::{Ask, Reply};
 
@@ -257,20 +258,19 @@ fn mise_sources_the_variables_and_runs_the_task() {
 
 #[test]
 fn an_agent_logs_a_user_in_with_the_commands_of_the_page() {
-    let machine = polls([]).with_programs(&[]);
+    let machine = openrouter::machine().with_programs(&[]);
     let blocks = blocks("An agent that logs a user in");
     let [(_, begin), (_, complete)] = &blocks[..] else { panic!("the recipe has other commands now") };
-    let none = BTreeMap::new();
-    let mut begun = machine.bash_e(begin, &none, machine.directory()).any_stderr();
+    let mut begun = machine.bash_e(begin, &BTreeMap::new(), machine.directory()).any_stderr();
     let event = begun.json();
-    assert!(event["event"] == "device_code" && event["verification_uri_complete"].is_string(), "{event}");
-    let machine = machine.granted();
-    let mut completed = machine.bash_e(complete, &none, machine.directory()).any_stderr();
+    assert_eq!(event["event"], "authorize_url");
+    let code = BTreeMap::from([("CODE".to_owned(), "granted-code".to_owned())]);
+    let mut completed = machine.bash_e(complete, &code, machine.directory()).any_stderr();
     let events = completed.json_lines();
-    assert_eq!(events[1]["event"], "logged_in");
-    assert_listed("login --json", "device_code", &event);
-    assert_listed("login --json", "logged_in", &events[1]);
-    machine.holds_the_grant();
+    assert_eq!(events.last().unwrap()["event"], "logged_in");
+    assert_listed("login --json", "authorize_url", &event);
+    assert_listed("login --json", "logged_in", events.last().unwrap());
+    assert_eq!(machine.profile("openrouter")["api_key"], openrouter::KEY);
 }
 
 /// A page that says `shows the same code and starts no other` is held to it.

@@ -333,6 +333,20 @@ fn a_login_without_a_provider_lets_one_be_chosen() {
     assert!(screen.contains("the login was denied"), "{screen}");
 }
 
+/// Only what a person approves elsewhere can be left pending.
+#[test]
+fn a_login_that_does_not_wait_is_chosen_from_those_that_are_approved_in_a_browser() {
+    let machine = Machine::new().scripted(Ask::DeviceCode, device_code(json!({})));
+    let mut terminal = Terminal::run(&machine, &["login", "--no-wait"], LARGE);
+    terminal.wait_for("> openrouter ");
+    terminal.wait_for("  qwen ");
+    terminal.types("\x1b[A\r");
+    let screen = terminal.exits(0);
+    assert!(screen.contains("qwenauth login --resume"), "{screen}");
+    assert!(!screen.contains("dashscope"), "{screen}");
+    std::fs::remove_file(machine.home().join(".local/state/qwenauth/pending/qwen.json")).unwrap();
+}
+
 #[test]
 fn escape_from_the_list_logs_in_to_nothing() {
     let machine = Machine::new();

@@ -99,14 +99,16 @@ fn choose(
             return providers::find(profile.as_str(), overrides);
         }
     }
-    let is_scripted = args.no_wait || args.resume || args.json;
-    if !terminal::can_prompt() || is_scripted {
-        if !is_scripted && named.is_none() {
+    if !terminal::can_prompt() || args.resume || args.json {
+        if !(args.no_wait || args.resume || args.json || named.is_some()) {
             check_no_key_is_meant(overrides)?;
         }
         return providers::find(QWEN, overrides);
     }
-    let all = all(overrides)?;
+    let mut all = all(overrides)?;
+    if args.no_wait {
+        all.retain(|provider| provider.authorize.is_some() || provider.oauth().is_some());
+    }
     let rows: Vec<terminal::Row> = all.iter().map(|provider| row(provider, surroundings)).collect();
     let chosen = terminal::choose("Log in to", &rows)?.and_then(|index| all.into_iter().nth(index));
     let Some(provider) = chosen else { return Failed::new(Failure::Usage, "no provider was chosen").err() };
