@@ -368,6 +368,34 @@ mod tests {
     }
 
     #[test]
+    fn no_word_of_a_sentence_stays_english() {
+        let names = ["account", "service", "requests"];
+        let of_limits = names.iter().flat_map(|name| [format!("{name}: used up"), format!("{name} of `m`: used up")]);
+        let sentences = [
+            "check the key at https://x.cn/a (China) or https://y.com/b (elsewhere)",
+            "a key that starts with `sk-sp-` belongs to `coding-plan` or `token-plan`: run `x`",
+            "cannot read the keyring (`x`): it is locked",
+            "cannot write to the keyring (`x`): it is locked",
+            "`/x` can be read by others (mode 0644), and its mode cannot be changed: its file system ignores `chmod`",
+            "`/x` can be changed by others (mode 0666), and its mode cannot be changed: its file system ignores `chmod`",
+        ];
+        assert_eq!(
+            Language::Chinese.translate(sentences[0]),
+            "请在 https://x.cn/a（中国内地）或 https://y.com/b（其他地区）检查 Key"
+        );
+        for english in of_limits.chain(sentences.map(str::to_owned)) {
+            for language in [Language::Chinese, Language::Russian] {
+                let shown = language.translate(&english);
+                let outside: String = shown.split('`').step_by(2).collect();
+                let words = outside.split_whitespace().filter(|word| !word.contains("://"));
+                let words = words.flat_map(|word| word.split(|character: char| !character.is_ascii_alphabetic()));
+                let left: Vec<&str> = words.filter(|word| !word.is_empty() && *word != "Key").collect();
+                assert!(left.is_empty(), "{shown}: {left:?}");
+            }
+        }
+    }
+
+    #[test]
     fn what_others_wrote_stays_whole() {
         // Whatever a server says, none of it is lost by a message that looks alike.
         let said = "; nothing was stored; `{}` {0} the login failed: ";

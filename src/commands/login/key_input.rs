@@ -9,6 +9,7 @@ use super::target::Target;
 use crate::credentials::{clean_key, key_of, not_a_key};
 use crate::environment::{variable, without_value};
 use crate::error::{Failed, Failure};
+use crate::providers::Page;
 use crate::say::{Screen, columns};
 use crate::secret::Secret;
 use crate::session::Surroundings;
@@ -48,19 +49,28 @@ pub(super) fn typed(attempt: &Attempt) -> Result<Secret> {
 /// Where keys are made.
 fn show_pages(attempt: &Attempt, region: Option<&str>) {
     let screen = Screen::stderr();
+    for line in page_lines(&attempt.provider.key_pages(region), |text| screen.translate(text)) {
+        terminal::say(&line);
+    }
+}
+
+/// A line for each page, with the URLs below each other.
+fn page_lines(pages: &[Page], translate: impl Fn(&str) -> String) -> Vec<String> {
     let mut widest = 0;
-    for (number, page) in attempt.provider.key_pages(region).iter().enumerate() {
+    let lines = pages.iter().enumerate().map(|(number, page)| {
         let url = page.url;
-        let line = screen.translate(&match page.place {
+        // One word could be a name, which a sentence keeps as it is.
+        let place = page.place.map(&translate);
+        let line = translate(&match place {
             Some(place) if number == 0 => format!("Create a key at {url} ({place})"),
             Some(place) => format!("or {url} ({place})"),
             None => format!("Create a key at {url}"),
         });
-        // The URLs stand below each other.
         let lead = line.find(url).map_or(0, |at| columns(&line[..at]));
         widest = widest.max(lead);
-        terminal::say(&format!("{}{line}", " ".repeat(widest - lead)));
-    }
+        format!("{}{line}", " ".repeat(widest - lead))
+    });
+    lines.collect()
 }
 
 /// A key from a person. Returns `None` if the server needs none or the stored one stays.
@@ -118,5 +128,39 @@ fn from_variable(name: &str) -> Result<Secret> {
     match value.into_string() {
         Ok(text) => clean_key(Secret::new(text).expose()),
         Err(_) => not_a_key("is not text").err(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::providers::{Overrides, find};
+    use crate::say::Language;
+
+    #[test]
+    fn the_people_that_a_page_is_for_are_named_in_the_readers_language() {
+        let provider = find("dashscope", &Overrides::default()).unwrap();
+        let lines = |language: Language| page_lines(&provider.key_pages(None), |text| language.translate(text));
+        assert_eq!(
+            lines(Language::English),
+            [
+                "Create a key at https://bailian.console.aliyun.com/?tab=api#/api (China)",
+                "             or https://home.qwencloud.com/api-keys (elsewhere)",
+            ]
+        );
+        assert_eq!(
+            lines(Language::Chinese),
+            [
+                "在此创建 Key：https://bailian.console.aliyun.com/?tab=api#/api（中国内地）",
+                "          或：https://home.qwencloud.com/api-keys（其他地区）",
+            ]
+        );
+        assert_eq!(
+            lines(Language::Russian),
+            [
+                "Создайте ключ: https://bailian.console.aliyun.com/?tab=api#/api (Китай)",
+                "          или: https://home.qwencloud.com/api-keys (другие страны)",
+            ]
+        );
     }
 }
