@@ -213,7 +213,7 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     }
     let Endpoint { base_url, model } = Endpoint::of(&source, &credential, args.model.clone())?;
     let Some(model) = model else {
-        return Failed::new(Failure::Usage, format!("{} has no default model", provider.title))
+        return Failed::new(Failure::Usage, format!("{} has no default model", provider.called(&base_url)))
             .hint("name one with `--model ID`")
             .err();
     };
@@ -231,12 +231,12 @@ fn access(args: &SetupArgs, session: &Session) -> Result<Access> {
     }
     Ok(Access {
         profile: source.profile.clone(),
+        title: printable(&provider.called(&base_url)),
         // The gateway serves it at its own root.
         anthropic: anthropic.map(|base| args.gateway.map_or(base, |address| format!("http://{address}"))),
         has_responses: provider.has_responses(&base_url),
         headers: provider.header_templates().clone(),
         base_url: args.gateway.map_or(base_url, |address| format!("http://{address}/v1")),
-        title: printable(&provider.title),
         model,
         models: provider.models.into_iter().filter(|model| !model.id.chars().any(char::is_control)).collect(),
         shared_with_qwen_code: source.profile == QWEN,

@@ -60,7 +60,7 @@ pub(crate) fn native_group(
     let usage = |message: String| Failed::new(Failure::Usage, message);
     let known = provider.key.as_ref().filter(|key| !key.variables.is_empty());
     let Some(known) = known else {
-        return usage(format!("{} has no variables of its own", provider.title)).hint("omit `--native`").err();
+        return usage(format!("{} has no variables of its own", provider.called(""))).hint("omit `--native`").err();
     };
     let mut group = Vec::new();
     for (at, name) in known.variables.iter().enumerate() {

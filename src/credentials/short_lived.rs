@@ -32,9 +32,12 @@ pub(crate) fn short_lived(
 ) -> Result<Credential> {
     let provider = source.provider(credential)?;
     let Some(path) = &provider.short_lived else {
-        return Failed::new(Failure::Usage, format!("{} has no short-lived keys", provider.title))
-            .hint("omit `--short-lived`, or use a profile of `dashscope`")
-            .err();
+        return Failed::new(
+            Failure::Usage,
+            format!("{} has no short-lived keys", provider.called(&credential.base_url(&provider)?)),
+        )
+        .hint("omit `--short-lived`, or use a profile of `dashscope`")
+        .err();
     };
     if let Lifetime::AtLeast(asked) = lifetime
         && asked > MAX_LIFETIME

@@ -333,6 +333,16 @@ impl Provider {
         self.base_url.is_empty() || !super::is_built_in(&self.name)
     }
 
+    /// The provider in a sentence. The title of a server that no description knows says what any such server is, so it has
+    /// its base URL instead, or its name where that is not known (an empty `base_url`).
+    pub(crate) fn called(&self, base_url: &str) -> String {
+        match (self.base_url.is_empty() && super::is_built_in(&self.name), base_url) {
+            (false, _) => self.title.clone(),
+            (true, "") => format!("`{}`", self.name),
+            (true, base_url) => base_url.to_owned(),
+        }
+    }
+
     pub(crate) fn label(&self) -> &str {
         self.label.as_deref().unwrap_or(&self.title)
     }

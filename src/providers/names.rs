@@ -109,7 +109,7 @@ impl Provider {
             return Ok((name, region));
         }
         let known: Vec<&str> = self.regions.keys().map(String::as_str).collect();
-        let failed = Failed::new(Failure::Usage, format!("{} has no region `{}`", self.title, printable(typed)));
+        let failed = Failed::new(Failure::Usage, format!("{} has no region `{}`", self.called(""), printable(typed)));
         if known.is_empty() {
             return failed.hint("omit `--region`").err();
         }

@@ -1,5 +1,7 @@
 //! Where an API key belongs: its region, its plan, its host, its provider.
 
+use std::fs;
+
 use serde_json::{Value, json};
 
 use crate::keys::{KEY, answers, by_stdin, knows_the_key, machine, models, refusal, refuses};
@@ -172,6 +174,21 @@ fn a_custom_server_is_named_by_its_base_url() {
          qwenauth: logged in to {server}/own/v1, profile `custom` (active)\n",
     );
     assert_eq!(machine.profile("custom")["model"], "some-model");
+}
+
+#[test]
+fn a_sentence_about_a_custom_server_has_its_base_url() {
+    let machine = answers(machine(), "/own/v1/models", |_| refusal());
+    let url = format!("{}/own/v1", machine.server.url());
+    let outcome = machine.run_with_stdin(by_stdin("custom", &["--base-url", &url]), KEY.as_bytes()).exits(4);
+    let outcome = outcome.any_stderr().stderr.clone();
+    assert!(outcome.starts_with("qwenauth: error: {server}/own/v1 rejected the key: it answered 401"), "{outcome}");
+    let line = by_stdin("custom", &["--base-url", &url, "--no-verify"]);
+    drop(machine.run_with_stdin(line, KEY.as_bytes()).any_stderr());
+    machine.run(["setup", "opencode"]).fails(2, "{server}/own/v1 has no default model", "name one with `--model ID`");
+    drop(machine.run(["setup", "opencode", "--model", "m"]).any_stderr());
+    let written = fs::read_to_string(machine.home().join(".config/opencode/opencode.json")).unwrap();
+    assert!(written.contains(&format!("\"{url} (qwenauth)\"")), "{written}");
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgra
     let provider = source.provider(&credential)?;
     let provider_url = Endpoint::of(&source, &credential, None)?.base_url;
     let anthropic = anthropic_base(&provider, &provider_url, group.base_url);
-    let title = format!("{} (qwenauth)", provider.title);
+    let title = format!("{} (qwenauth)", provider.called(&provider_url));
     let values = Values {
         key: group.key,
         base_url: group.base_url,
@@ -98,7 +98,8 @@ fn launch(args: &ExecArgs, session: &Session, group: &Group, child: &KnownProgra
     };
     let own_arguments = &args.command[own..];
     if let Some(need) = child.lacks(&values, own_arguments, provider.has_responses(&provider_url)) {
-        return Err(refused(session, &source.profile, &provider, child, need, args.command.len()).into());
+        let place = (&provider, provider_url.as_str());
+        return Err(refused(session, &source.profile, place, child, need, args.command.len()).into());
     }
     let around = Surroundings {
         tool_paths: &tool_paths(session)?,
@@ -121,7 +122,7 @@ fn anthropic_base(provider: &Provider, provider_url: &str, base_url: &str) -> Op
 fn refused(
     session: &Session,
     profile: &str,
-    provider: &Provider,
+    (provider, base_url): (&Provider, &str),
     child: &KnownProgram,
     need: Need,
     own: usize,
@@ -145,7 +146,8 @@ fn refused(
         Failure::Other,
         format!(
             "{} cannot work with profile `{profile}`: it needs {what}, which {} does not have",
-            child.title, provider.title
+            child.title,
+            provider.called(base_url)
         ),
     );
     match able_profile(session, need) {

@@ -74,7 +74,7 @@ pub(super) fn verify(attempt: &Attempt, secret: &Secret, targets: Vec<Target>) -
     let asked: &[Option<String>] = if has_choice { &regions } else { std::slice::from_ref(&target.region) };
     Failed::new(
         Failure::LoginRequired,
-        format!("{} rejected the key: {why}; nothing was stored", attempt.provider.title),
+        format!("{} rejected the key: {why}; nothing was stored", attempt.provider.called(&target.base_url)),
     )
     .because(Reason::Refused)
     .hint(remedy(attempt, secret, asked))

@@ -58,7 +58,7 @@ fn identity(attempt: &Attempt, base_url: &str) -> Result<Identity> {
     let has_policy = setting.is_some_and(TokenExchange::has_policy);
     match &args.policy {
         None if has_policy => {
-            return usage(format!("{} requires a policy ID", provider.title))
+            return usage(format!("{} requires a policy ID", provider.called(base_url)))
                 .hint("add `--policy ID`; an administrator of the organization can look up the ID")
                 .err();
         }
@@ -109,7 +109,10 @@ fn verify(attempt: &Attempt, credential: &Credential, model: Option<&str>) -> Re
     match request.ask()? {
         Verification::Refused(why) => Failed::new(
             Failure::LoginRequired,
-            format!("{} issued a token, but its API rejected it: {why}; nothing was stored", provider.title),
+            format!(
+                "{} issued a token, but its API rejected it: {why}; nothing was stored",
+                provider.called(request.base_url)
+            ),
         )
         .because(Reason::Refused)
         .hint("check what the policy's key may do")

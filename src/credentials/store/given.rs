@@ -284,7 +284,7 @@ fn owner_in_environment(variable: &str, provider: Provider, place: (Option<&str>
                 .err();
         }
         (Some(_), None) if provider.regions.is_empty() => {
-            return usage(format!("{} has no regions, but `QWENAUTH_REGION` is set", provider.title))
+            return usage(format!("{} has no regions, but `QWENAUTH_REGION` is set", provider.called("")))
                 .hint("unset it")
                 .err();
         }

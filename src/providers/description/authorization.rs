@@ -65,9 +65,12 @@ impl Provider {
     /// Errors: usage, where it does not.
     pub(crate) fn exchange(&self, base_url: &str, policy: Option<&str>) -> Result<Exchange> {
         let Some(setting) = &self.token_exchange else {
-            return Failed::new(Failure::Usage, format!("{} does not support workload identity", self.title))
-                .hint("for example `qwenauth login openrouter --workload-identity --policy ID`")
-                .err();
+            return Failed::new(
+                Failure::Usage,
+                format!("{} does not support workload identity", self.called(base_url)),
+            )
+            .hint("for example `qwenauth login openrouter --workload-identity --policy ID`")
+            .err();
         };
         let text = match setting.endpoint.split_once("://") {
             Some(_) => setting.endpoint.clone(),
