@@ -192,6 +192,30 @@ fn a_sentence_about_a_custom_server_has_its_base_url() {
 }
 
 #[test]
+fn a_server_that_lists_several_models_gets_some_of_them_named() {
+    let list = |_: &_| Reply::json(200, json!({"data": [{"id": "qwen3-coder-plus"}, {"id": "my-model"}]}));
+    let machine = answers(machine(), "/own/v1/models", move |request| {
+        if request.bearer() == KEY { list(request) } else { refusal() }
+    });
+    let url = format!("{}/own/v1", machine.server.url());
+    let login = |more: &[&str]| {
+        let options = [&["--base-url", &url, "--profile", "own"], more].concat();
+        machine.run_with_stdin(by_stdin("custom", &options), KEY.as_bytes()).any_stderr().stderr.clone()
+    };
+    let outcome = login(&[]);
+    let line = "qwenauth: the server lists 2 models; choose one with `qwenauth login custom --profile own --model ID`: \
+                `qwen3-coder-plus`, `my-model`\n";
+    assert!(outcome.starts_with(line), "{outcome}");
+    let outcome = machine.run(["login", "custom", "--profile", "own", "--model", "nope"]).any_stderr().stderr.clone();
+    let warning = "qwenauth: warning: the server does not list the model `nope`; it lists `qwen3-coder-plus`, `my-model`\n";
+    assert!(outcome.starts_with(warning), "{outcome}");
+    assert_eq!(machine.profile("own")["model"], "nope");
+    let outcome = login(&["--model", "my-model"]);
+    assert!(!outcome.contains("warning"), "{outcome}");
+    assert_eq!(machine.profile("own")["model"], "my-model");
+}
+
+#[test]
 fn a_server_without_keys_needs_none() {
     let machine = machine();
     let machine = answers(machine, "/open/v1/models", |_| models());

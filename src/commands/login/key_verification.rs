@@ -8,7 +8,7 @@ use super::target::Target;
 use crate::credentials::{NO_KEY, Verification, VerificationRequest, chosen_model_of};
 use crate::error::{Failed, Failure, Reason, note};
 use crate::providers;
-use crate::secret::Secret;
+use crate::secret::{Secret, quoted};
 
 /// A key of another provider is not sent to the built-in hosts of this one. A server of the user's own may take any key.
 ///
@@ -153,8 +153,15 @@ pub(super) fn model(
     target: &Target,
     verification: Option<&Verification>,
 ) -> Option<String> {
-    if attempt.args.model.is_some() {
-        return attempt.args.model.clone();
+    if let Some(given) = &attempt.args.model {
+        let listed = listed(attempt, secret, target, verification);
+        if !listed.is_empty() && !listed.iter().any(|id| is_meant(id, given)) {
+            note(&format!(
+                "warning: the server does not list the model `{given}`; it lists {}",
+                shown(&listed, secret)
+            ));
+        }
+        return Some(given.clone());
     }
     let stored = attempt.stored_key().filter(|stored| {
         attempt.provider.default_model.is_some()
@@ -171,8 +178,25 @@ fn only_model(
     target: &Target,
     verification: Option<&Verification>,
 ) -> Option<String> {
+    match listed(attempt, secret, target, verification).as_slice() {
+        [only] if !only.is_empty() && !only.chars().any(char::is_control) => {
+            note(&format!("using model `{only}`, the only one that the server lists"));
+            Some(only.clone())
+        }
+        [] | [_] => None,
+        several => {
+            let (count, line) = (several.len(), attempt.command_line());
+            let shown = shown(several, secret);
+            note(&format!("the server lists {count} models; choose one with `{line} --model ID`: {shown}"));
+            None
+        }
+    }
+}
+
+/// The models that a server without a description lists, once it has accepted the key.
+fn listed(attempt: &Attempt, secret: &Secret, target: &Target, verification: Option<&Verification>) -> Vec<String> {
     if attempt.provider.default_model.is_some() || !matches!(verification, Some(Verification::Accepted)) {
-        return None;
+        return Vec::new();
     }
     let network = &attempt.source.network;
     let request = VerificationRequest {
@@ -182,15 +206,50 @@ fn only_model(
         model: None,
         network,
     };
-    match request.models().as_slice() {
-        [only] if !only.is_empty() && !only.chars().any(char::is_control) => {
-            note(&format!("using model `{only}`, the only one that the server lists"));
-            Some(only.clone())
+    request.models()
+}
+
+/// Whether `given` names the model that is listed as `id`: servers accept a name without the owner or tag of the list.
+fn is_meant(id: &str, given: &str) -> bool {
+    id.strip_suffix(given).is_some_and(|owner| owner.is_empty() || owner.ends_with('/'))
+        || id.strip_prefix(given).is_some_and(|tag| tag.starts_with(':'))
+}
+
+/// Maximum number of models in a message.
+const MAX_SHOWN: usize = 5;
+
+/// The first models that a server lists.
+fn shown(models: &[String], secret: &Secret) -> String {
+    let shown = models.iter().take(MAX_SHOWN).map(|id| format!("`{}`", quoted(id, &[secret])));
+    let more = (models.len() > MAX_SHOWN).then(|| "…".to_owned());
+    shown.chain(more).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_known_by_its_name_in_the_list() {
+        for (id, given, expected) in [
+            ("qwen3-coder-plus", "qwen3-coder-plus", true),
+            ("models/gemini-3-flash", "gemini-3-flash", true),
+            ("qwen3-coder:latest", "qwen3-coder", true),
+            ("qwen3-coder-plus", "qwen3-coder", false),
+            ("qwen3-coder-plus", "coder-plus", false),
+            ("qwen3-coder-plus", "nope", false),
+        ] {
+            assert_eq!(is_meant(id, given), expected, "{id} {given}");
         }
-        [] | [_] => None,
-        several => {
-            note(&format!("the server lists {} models; choose one with `--model`", several.len()));
-            None
-        }
+    }
+
+    #[test]
+    fn at_most_five_models_are_shown_and_never_the_key() {
+        let models = |count: usize| (1..=count).map(|number| format!("m{number}")).collect::<Vec<_>>();
+        let secret = Secret::new("sk-echo".into());
+        assert_eq!(shown(&models(2), &secret), "`m1`, `m2`");
+        assert_eq!(shown(&models(5), &secret), "`m1`, `m2`, `m3`, `m4`, `m5`");
+        assert_eq!(shown(&models(6), &secret), "`m1`, `m2`, `m3`, `m4`, `m5`, …");
+        assert_eq!(shown(&["sk-echo\u{7}".to_owned()], &secret), "`…`");
     }
 }
