@@ -12,6 +12,14 @@ const KEY: &str = "Key";
 const BROWSER: &str = "Browser and device";
 const SCRIPTS: &str = "Scripts and CI";
 
+/// `--profile` where it names what is stored. The option of the same name that every command has gets its value.
+#[derive(Debug, Args, Default)]
+pub(crate) struct StoredAs {
+    /// Name under which the login is stored (default: the provider's name)
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+}
+
 /// Log in and make the profile active
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -37,6 +45,8 @@ Running `login` again while one is pending shows the same code.")]
 pub(crate) struct LoginArgs {
     /// Provider to log in to (default: choose from a list on a terminal, else `qwen`)
     pub(crate) provider: Option<String>,
+    #[command(flatten)]
+    pub(crate) stored_as: StoredAs,
     /// Log in even if already logged in
     #[arg(long)]
     pub(crate) force: bool,
