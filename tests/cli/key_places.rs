@@ -135,6 +135,19 @@ fn an_unreachable_api_only_warns() {
 }
 
 #[test]
+fn a_region_that_was_not_detected_is_said_to_be_assumed() {
+    let assumed = "qwenauth: the region was not detected: `intl` is assumed; `qwenauth login dashscope --region REGION` stores \
+                   another one\n";
+    let done = "qwenauth: logged in to Alibaba Cloud Model Studio (intl), not verified, profile `dashscope` (active)\n";
+    let machine = machine();
+    let login = by_stdin("dashscope", &["--no-verify"]);
+    machine.run_with_stdin(login, KEY.as_bytes()).stderr(&format!("{assumed}{done}"));
+    let machine = knows_the_key(machine, "/cn/v1/models");
+    let moved = "qwenauth: updated the login to Alibaba Cloud Model Studio (cn), profile `dashscope` (active)\n";
+    machine.run(["login", "dashscope", "--region", "cn"]).stderr(moved);
+}
+
+#[test]
 fn no_verify_sends_no_request() {
     let machine = machine();
     drop(
@@ -194,9 +207,13 @@ fn a_sentence_about_a_custom_server_has_its_base_url() {
 #[test]
 fn a_server_that_lists_several_models_gets_some_of_them_named() {
     let list = |_: &_| Reply::json(200, json!({"data": [{"id": "qwen3-coder-plus"}, {"id": "my-model"}]}));
-    let machine = answers(machine(), "/own/v1/models", move |request| {
-        if request.bearer() == KEY { list(request) } else { refusal() }
-    });
+    let machine = answers(
+        machine(),
+        "/own/v1/models",
+        move |request| {
+            if request.bearer() == KEY { list(request) } else { refusal() }
+        },
+    );
     let url = format!("{}/own/v1", machine.server.url());
     let login = |more: &[&str]| {
         let options = [&["--base-url", &url, "--profile", "own"], more].concat();
@@ -207,7 +224,8 @@ fn a_server_that_lists_several_models_gets_some_of_them_named() {
                 `qwen3-coder-plus`, `my-model`\n";
     assert!(outcome.starts_with(line), "{outcome}");
     let outcome = machine.run(["login", "custom", "--profile", "own", "--model", "nope"]).any_stderr().stderr.clone();
-    let warning = "qwenauth: warning: the server does not list the model `nope`; it lists `qwen3-coder-plus`, `my-model`\n";
+    let warning =
+        "qwenauth: warning: the server does not list the model `nope`; it lists `qwen3-coder-plus`, `my-model`\n";
     assert!(outcome.starts_with(warning), "{outcome}");
     assert_eq!(machine.profile("own")["model"], "nope");
     let outcome = login(&["--model", "my-model"]);

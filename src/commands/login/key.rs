@@ -107,6 +107,7 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
         return attempt.keep(stored);
     }
     check_owner(attempt, &secret)?;
+    let may_be_elsewhere = targets.len() > 1 && attempt.stored_key().is_none();
     let store = if command.is_some() { SecretStore::Command } else { attempt.keep_in };
     attempt.check_writable(store)?;
     attempt.warn_of_terms(&secret);
@@ -134,6 +135,15 @@ fn store(attempt: &Attempt, change: Change, granted: bool) -> Result<()> {
     credential.access_token = key.secret;
     if let Some(verification) = &verification {
         remember_verification(&attempt.source, &credential, verification);
+    }
+    if may_be_elsewhere
+        && let Some(region) = &key.region
+        && !matches!(verification, Some(Verification::Accepted | Verification::Exhausted(_)))
+    {
+        let line = attempt.command_line();
+        note(&format!(
+            "the region was not detected: `{region}` is assumed; `{line} --region REGION` stores another one"
+        ));
     }
     attempt.conclude(&credential, verification)
 }
