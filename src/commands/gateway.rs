@@ -21,6 +21,7 @@ use crate::limits::shared::{KeysHere, SharedKeys};
 use crate::limits::{Engine, Files};
 use crate::platform::{signals, system};
 use crate::profile::ProfileName;
+use crate::say::Screen;
 use crate::secret::Secret;
 use crate::session::{Endpoint, Session};
 use crate::sha256::short_sha256;
@@ -94,13 +95,18 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let lookup = args.all_profiles.then(|| lookup(session));
     let is_under_nohup = signals::outlives_terminal();
     let own_key = key.clone();
+    let profile = source.profile.clone();
     let ending = gateway::serve(
         listener,
         key,
         Served { source, lookup, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members },
         options,
         is_under_nohup,
-        || announce(args, &base_url, &own_key),
+        || {
+            announce(args, &base_url, &own_key)?;
+            explain(args, &profile);
+            Ok(())
+        },
     )?;
     signals::die_of(ending).context("cannot exit with the signal")
 }
@@ -276,6 +282,19 @@ fn announce(args: &GatewayArgs, base_url: &str, key: &Secret) -> Result<()> {
         (false, Some(_)) => print(&format!("{base_url}\n")),
         (false, None) => print(Secret::new(format!("{base_url}\n{}\n", key.expose())).expose()),
     }
+}
+
+/// Tells a person what the lines of [`announce`] are.
+fn explain(args: &GatewayArgs, profile: &str) {
+    if args.json || Screen::stdout().width().is_none() || Screen::stderr().width().is_none() {
+        return;
+    }
+    let has_key = if args.api_key_file.is_some() { args.show_key } else { !args.keys };
+    note(&if has_key {
+        format!("serving profile `{profile}` until Ctrl-C; above are the base URL and the key for clients")
+    } else {
+        format!("serving profile `{profile}` until Ctrl-C; above is the base URL for clients")
+    });
 }
 
 /// `address` for programs of this machine.

@@ -368,6 +368,24 @@ pub(crate) fn with_groq() -> Machine {
 }
 
 #[test]
+fn a_gateway_says_on_a_terminal_what_its_lines_are() {
+    for (more, lines) in [
+        (&[][..], "above are the base URL and the key for clients"),
+        (&["--api-key-file", "own-key"], "above is the base URL for clients"),
+    ] {
+        let machine = Machine::new().logged_in();
+        let (mut terminal, near) = PseudoTerminal::open(LARGE);
+        let mut command = machine.command([&["gateway", "--listen", "127.0.0.1:0"], more].concat());
+        command.env_remove("QWENAUTH_LOG").env("TERM", "xterm-256color").current_dir(machine.home());
+        command.stdin(near.stdio()).stdout(near.stdio()).stderr(near.stdio());
+        let running = machine.start(command);
+        terminal.wait_for(&format!(" until Ctrl-C; {lines}"));
+        running.signal(nix::sys::signal::Signal::SIGTERM);
+        drop(running.finish().dies_by(nix::sys::signal::Signal::SIGTERM));
+    }
+}
+
+#[test]
 fn a_typed_key_is_not_shown() {
     let machine = with_groq();
     let mut terminal = Terminal::run(&machine, &["login", "groq"], LARGE);
