@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::credential::{LoginArgs, LogoutArgs, Qr, RefreshArgs, StatusArgs, TokenArgs, TokenFormat};
 pub(crate) use self::export::{EnvArgs, EnvFormat, ExecArgs, GatewayArgs, GatewayOptions, Serve, UsageArgs, UsageBy};
@@ -47,7 +47,7 @@ const BUILD: &str = concat!(
 
 /// Log in to Qwen models once and use them from any tool
 #[derive(Debug, Parser)]
-#[command(name = "qwenauth", version, styles = STYLES, after_help = "Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.", after_long_help = topic::LONG, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
+#[command(name = "qwenauth", version, styles = STYLES, after_help = topic::SHORT, after_long_help = topic::LONG, subcommand_required = true, arg_required_else_help = true, max_term_width = 100, disable_help_subcommand = false)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -133,10 +133,11 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     {
         return Some(Failed::new(Failure::Usage, format!("unrecognized subcommand `{}`", printable(word))).hint(hint));
     }
+    let is_help = std::env::args_os().nth(1).is_some_and(|first| first == "help");
     let similar = match error.get(ContextKind::SuggestedSubcommand) {
         Some(ContextValue::Strings(similar)) => similar.clone(),
         // The parser suggests nothing for what follows `help`.
-        _ if std::env::args_os().nth(1).is_some_and(|first| first == "help") => helped(),
+        _ if is_help => helped(),
         _ => Vec::new(),
     };
     if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
@@ -144,6 +145,15 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     {
         let message = format!("unrecognized subcommand `{}`", printable(word));
         return Some(Failed::new(Failure::Usage, message).hint(format!("did you mean `{name}`?")));
+    }
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+        && is_help
+    {
+        let topics = topic::NAMES.map(|name| format!("`qwenauth help {name}`")).join(", ");
+        return Some(
+            Failed::new(Failure::Usage, format!("unrecognized subcommand `{}`", printable(word)))
+                .hint(format!("`qwenauth help` lists the commands; there are also {topics}")),
+        );
     }
     let literals = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").replace('\'', "`");
     let missing = match (error.kind(), error.get(ContextKind::InvalidArg)) {
@@ -160,11 +170,28 @@ pub(crate) fn usage_error(error: &clap::Error) -> Option<Failed> {
     };
     // No option is meant as a value, and no command takes one that begins so.
     let mut tips = tips.filter(|tip| !tip.starts_with("to pass")).map(literals);
-    let hint = missing.or_else(|| tips.next()).unwrap_or_else(|| match usage {
-        Some(usage) => format!("usage: `{}`; more with `--help`", usage.trim()),
-        None => "run the command with `--help` to see its options".into(),
-    });
-    Some(Failed::new(Failure::Usage, literals(said.trim_start_matches("error: "))).hint(hint))
+    let failed = Failed::new(Failure::Usage, literals(said.trim_start_matches("error: ")));
+    let hint = missing.or_else(|| shell_meant(error)).or_else(|| tips.next());
+    Some(match (hint, usage) {
+        (Some(hint), _) => failed.hint(hint),
+        (None, Some(usage)) => failed.hint(format!("usage: `{}`; more with `--help`", usage.trim())),
+        // The message says what the value has to be.
+        (None, None) => failed,
+    })
+}
+
+/// What to write for a misspelt shell: many have a format that is named after another one.
+fn shell_meant(error: &clap::Error) -> Option<String> {
+    let (ErrorKind::InvalidValue, Some(ContextValue::String(option)), Some(ContextValue::String(value))) =
+        (error.kind(), error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+    else {
+        return None;
+    };
+    let format = EnvFormat::value_variants().iter().filter_map(EnvFormat::to_possible_value);
+    let names: Vec<String> =
+        format.flat_map(|format| format.get_name_and_aliases().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let near = nearest(value, names.iter().map(String::as_str)).filter(|_| option.starts_with("--format"))?;
+    Some(format!("a similar value exists: `{near}`"))
 }
 
 /// Commands that take no argument but use a profile, which a stray argument names then.
@@ -324,9 +351,22 @@ mod tests {
             ("logout WORK", "usage: `qwenauth logout [OPTIONS]`; more with `--help`"),
             ("profiles work", "usage: `qwenauth profiles [OPTIONS]`; more with `--help`"),
             ("update", "run `qwenauth doctor`: it names the command that upgrades qwenauth"),
+            ("version", "run `qwenauth --version`"),
+            ("env --format bsh", "a similar value exists: `bash`"),
+            ("env --format powershel", "a similar value exists: `powershell`"),
         ] {
             assert_eq!(told(line), hint, "{line}");
         }
+    }
+
+    #[test]
+    fn a_message_that_says_what_a_value_has_to_be_needs_no_hint() {
+        let error = Cli::try_parse_from(["qwenauth", "token", "--min-ttl", "10x"]).unwrap_err();
+        let failed = usage_error(&error).unwrap();
+        assert!(
+            failed.hint.is_none() && failed.message.ends_with("write it like `30s`, `10m` or `1h30m`"),
+            "{failed:?}"
+        );
     }
 
     #[test]

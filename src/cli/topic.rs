@@ -70,6 +70,11 @@ Exit codes:
     };
 }
 
+/// Behind the list of commands: where to start and where to read on.
+pub(super) const SHORT: &str = "\
+Start with `qwenauth login`, or without an account: `qwenauth sandbox --tour`.
+More: `qwenauth help environment`, `qwenauth help exit-codes`.";
+
 /// Both, behind the list of commands.
 pub(super) const LONG: &str = concat!(environment!(), "\n\n", exit_codes!());
 
@@ -132,6 +137,9 @@ pub(super) fn command_of_keys(word: &str) -> Option<String> {
 pub(super) fn command_for(word: &str) -> Option<String> {
     if PROGRAMS.contains(&word) {
         return Some(format!("run `qwenauth exec -- {word}`, or `qwenauth setup` to configure it permanently"));
+    }
+    if word == "version" {
+        return Some("run `qwenauth --version`".to_owned());
     }
     ELSEWHERE.iter().find(|(words, _)| words.contains(&word)).map(|(_, hint)| (*hint).to_owned())
 }

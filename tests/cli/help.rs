@@ -94,12 +94,24 @@ fn commands_of_other_tools_get_a_hint() {
         (&["keys", "add", "ann"], "run `qwenauth keys create NAME`"),
         (&["keys", "ls"], "run `qwenauth keys list`"),
         (&["keys", "revok"], "did you mean `revoke`?"),
+        (&["version"], "run `qwenauth --version`"),
     ] {
         let outcome = Machine::new().run(words).exits(2).any_stderr().stderr.clone();
         let word = words[usize::from(words[0] == "keys")];
         let expected = format!("qwenauth: error: unrecognized subcommand `{word}`\nqwenauth: hint: {hint}\n");
         assert_eq!(outcome, expected);
     }
+}
+
+#[test]
+fn what_is_no_topic_of_help_names_those_that_are() {
+    Machine::new().run(["help", "topics"]).fails(
+        2,
+        "unrecognized subcommand `topics`",
+        "`qwenauth help` lists the commands; there are also `qwenauth help environment`, `qwenauth help exit-codes`",
+    );
+    let shown = Machine::new().run(["-h"]).any_stdout().stdout.clone();
+    assert!(shown.ends_with("\nMore: `qwenauth help environment`, `qwenauth help exit-codes`.\n"), "{shown}");
 }
 
 #[test]
