@@ -99,7 +99,7 @@ use anyhow::{Context, Result};
 
 use crate::cli::{Cli, Command, Export};
 use crate::environment::Environment;
-use crate::error::Report;
+use crate::error::{Failure, Report};
 use crate::say::Screen;
 use crate::session::Session;
 
@@ -116,6 +116,10 @@ pub fn run() -> u8 {
             Some(failed) => {
                 commands::env::not_understood(&std::env::args_os().collect::<Vec<_>>());
                 Err(failed.into())
+            }
+            None if std::env::args_os().len() == 1 => {
+                commands::overview::run();
+                Ok(Failure::Usage.exit_code())
             }
             None => print_help(&error),
         },

@@ -1,6 +1,7 @@
 //! One file per subcommand, each with `run`: translate arguments into calls, print the answer.
 //!
-//! `serving.rs` and `variables.rs` are not subcommands: they contain what several of these share.
+//! `serving.rs` and `variables.rs` are not subcommands: they contain what several of these share. `overview.rs` is what
+//! `qwenauth` alone shows.
 
 pub(crate) mod completions;
 pub(crate) mod doctor;
@@ -11,6 +12,7 @@ pub(crate) mod keys;
 pub(crate) mod login;
 pub(crate) mod logout;
 pub(crate) mod man;
+pub(crate) mod overview;
 pub(crate) mod profiles;
 pub(crate) mod providers;
 pub(crate) mod refresh;

@@ -318,6 +318,17 @@ fn a_program_cannot_work_with_the_provider() {
 }
 
 #[test]
+fn what_the_program_shows_alone_fits_a_small_terminal() {
+    let machine = Machine::new();
+    shows_in_each_language(&machine, "alone", &[], 2);
+    for language in ["", "-zh", "-ru"] {
+        let shown = fs::read_to_string(file(&format!("alone{language}"), 80)).unwrap();
+        let rows = shown.lines().filter(|line| !line.starts_with('~')).count();
+        assert!(rows < 24, "{rows} rows{language}");
+    }
+}
+
+#[test]
 fn a_login_ends() {
     let machine = Machine::new().variable("MY_KEY", "sk-0123456789abcdef0123456789ab3f9a");
     let login = ["login", "dashscope", "--region", "cn", "--api-key-env", "MY_KEY", "--no-verify", "--force"];
