@@ -43,8 +43,8 @@ use crate::http::{self, Network};
 use crate::paths;
 use crate::platform::tools::Places;
 use crate::profile::SecretStore;
-use crate::providers::{Overrides, owners_of};
-use crate::say::{Screen, in_words};
+use crate::providers::{Overrides, Provider, owners_of};
+use crate::say::{Screen, columns, in_words};
 use crate::session::Session;
 use crate::setup::ToolPaths;
 
@@ -67,6 +67,23 @@ pub(crate) fn tool_paths(session: &Session) -> Result<ToolPaths> {
         work: std::env::current_dir().unwrap_or_else(|_| home.clone()),
         home,
     })
+}
+
+/// The usual way to log in, in one word or two.
+fn usual_login(provider: &Provider) -> &'static str {
+    match &provider.key {
+        _ if provider.authorize.is_some() => "browser",
+        Some(key) if key.optional && provider.base_url.is_empty() => "any",
+        Some(key) if key.optional => "none",
+        None if provider.oauth.is_some() => "device",
+        Some(_) | None => "API key",
+    }
+}
+
+/// Columns that the longest [`usual_login`] takes in the language of `screen`, and one more.
+fn login_columns(screen: Screen) -> usize {
+    let ways = ["browser", "device", "any", "none", "API key"];
+    ways.into_iter().map(|way| columns(&screen.translate(way)) + 1).fold(0, usize::max)
 }
 
 /// The warning for a key that is used unattended against its plan's terms.

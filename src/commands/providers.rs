@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::{print, print_document};
+use super::{login_columns, print, print_document, usual_login};
 use crate::cli::ProvidersArgs;
 use crate::error::{printable, without_user_info};
 use crate::providers::{self, Ci, Overrides, Page, Provider, WhenUnauthenticated};
@@ -77,8 +77,8 @@ fn ways(provider: &Provider) -> Vec<&'static str> {
         None => {}
     }
     match &provider.oauth {
-        Some(oauth) if oauth.client_id.is_some() => ways.push("device flow"),
-        Some(_) => ways.push("device flow with a `client_id` of your own"),
+        Some(oauth) if oauth.client_id.is_some() => ways.push("device login"),
+        Some(_) => ways.push("device login with a `client_id` of your own"),
         None if provider.key.is_none() => ways.push("API key"),
         None => {}
     }
@@ -121,7 +121,6 @@ fn verified(provider: &Provider) -> String {
 /// Columns of the provider's id, and of its first line up to the price.
 const ID: usize = 12;
 const TITLE: usize = 26;
-const LOGIN: usize = 8;
 const CI: usize = 4;
 
 /// Columns that the beginning of a price needs to say something; a narrower screen has the price on a line of its own.
@@ -130,36 +129,38 @@ const MIN_PRICE: usize = 24;
 fn table(found: &[Provider], surroundings: Surroundings, screen: Screen) -> String {
     // A pipe gets every text whole, so that `grep` finds it.
     let width = screen.width().unwrap_or(usize::MAX);
-    let price = width.saturating_sub(ID + TITLE + LOGIN + CI + 4);
+    let login = login_columns(screen);
+    let price = width.saturating_sub(ID + TITLE + login + CI + 4);
     let has_price = price >= MIN_PRICE;
-    let heads = [cell("PROVIDER", ID), cell("NAME", TITLE), cell("LOGIN", LOGIN), cell("CI", CI)].join(" ");
-    let header = if has_price { format!("{heads} PRICE") } else { heads.trim_end().to_owned() };
+    let columns = [("PROVIDER", ID), ("NAME", TITLE), ("LOGIN", login), ("CI", CI)];
+    let heads = columns.map(|(head, width)| cell(&screen.translate(head), width)).join(" ");
+    let header = if has_price { format!("{heads} {}", screen.translate("PRICE")) } else { heads.trim_end().to_owned() };
     let mut lines = vec![screen.paint(Style::Dim, &header)];
     let mut ordered: Vec<&Provider> = found.iter().collect();
     ordered.sort_by_key(|provider| provider.payment);
     let mut group = None;
     for provider in ordered {
         if group.replace(provider.payment) != Some(provider.payment) {
-            lines.push(screen.paint(Style::Dim, provider.payment.title()));
+            lines.push(screen.paint(Style::Dim, &screen.translate(provider.payment.title())));
         }
         let (ci, style) = match provider.ci {
             Ci::Allowed => ("yes", None),
             Ci::Forbidden => ("no", Some(Style::Error)),
             Ci::Unclear => ("?", Some(Style::Warning)),
         };
-        let ci = cell(ci, CI);
+        let ci = cell(&screen.translate(ci), CI);
         let own = printable(price_in(provider));
         let first = format!(
             "{} {} {} {} {}",
             screen.paint(Style::Bold, &cell(&printable(&provider.name), ID)),
-            cell(&printable(&provider.title), TITLE),
-            cell(way(provider), LOGIN),
+            cell(&screen.translate(&printable(&provider.title)), TITLE),
+            cell(&screen.translate(usual_login(provider)), login),
             style.map_or(ci.clone(), |style| screen.paint(style, &ci)),
             if has_price { cut(&own, price) } else { String::new() }
         );
         lines.push(first.trim_end().to_owned());
         let limits = Some(&provider.limits.text).filter(|limits| !matches!(limits.as_str(), "" | "none"));
-        let limits = limits.map(|limits| format!("limits: {}", printable(limits)));
+        let limits = limits.map(|limits| screen.translate(&format!("limits: {}", printable(limits))));
         for line in (!has_price).then_some(own).into_iter().chain(limits) {
             let line = screen.paint(Style::Dim, &cut(&line, width.saturating_sub(ID + 1)));
             lines.push(format!("{} {line}", " ".repeat(ID)));
@@ -171,14 +172,16 @@ fn table(found: &[Provider], surroundings: Surroundings, screen: Screen) -> Stri
         (surroundings.container, "a container"),
         (surroundings.ci, "CI"),
     ];
-    let here: Vec<&str> = there.into_iter().filter(|(holds, _)| *holds).map(|(_, what)| what).collect();
-    let here = if here.is_empty() { "no graphical session".to_owned() } else { here.join(", ") };
+    let here = there.into_iter().filter(|(holds, _)| *holds).map(|(_, what)| screen.translate(what));
+    let here = here.collect::<Vec<_>>().join(", ");
+    let here = if here.is_empty() { screen.translate("no graphical session") } else { here };
     lines.push(String::new());
     for remark in [
+        "CI: no: forbidden by the terms; ?: the terms do not say".to_owned(),
         format!("here: {here}; no login needs a browser on this machine"),
         "`qwenauth providers NAME` shows regions, models and where to get a key".to_owned(),
     ] {
-        lines.extend(screen.wrap(&remark, 0, 0).iter().map(|line| screen.paint(Style::Dim, line)));
+        lines.extend(screen.wrap(&screen.translate(&remark), 0, 0).iter().map(|line| screen.paint(Style::Dim, line)));
     }
     lines.join("\n") + "\n"
 }
@@ -188,16 +191,6 @@ fn price_in(provider: &Provider) -> &str {
     let price =
         provider.price.strip_prefix(provider.payment.title()).map(|rest| rest.trim_start_matches([',', ';', ' ']));
     price.filter(|rest| !rest.is_empty()).unwrap_or(&provider.price)
-}
-
-/// The usual way to log in, in one word or two.
-fn way(provider: &Provider) -> &'static str {
-    match &provider.key {
-        _ if provider.authorize.is_some() => "browser",
-        Some(key) if key.optional => "none",
-        None if provider.oauth.is_some() => "device",
-        Some(_) | None => "API key",
-    }
 }
 
 fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> String {
@@ -217,8 +210,8 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
     fact("use for", &provider.use_for);
     fact("CI", ci(provider));
     fact("login", &ways(provider).join(", "));
-    fact("here", &surroundings.verdict(provider));
-    fact("verified", &verified(provider));
+    fact("login here", &surroundings.verdict(provider));
+    fact("checked by", &verified(provider));
     fact("base URL", &without_user_info(&provider.base_url));
     for (name, region) in &provider.regions {
         fact("region", &format!("{name:<5} {} ({})", without_user_info(&region.base_url), region.title));
@@ -262,6 +255,9 @@ fn in_full(provider: &Provider, surroundings: Surroundings, screen: Screen) -> S
         let default = if provider.default_model.as_deref() == Some(&model.id) { " (default)" } else { "" };
         let context = model.context.map(|tokens| format!(", {tokens} tokens of context")).unwrap_or_default();
         fact("model", &format!("{}{context}{default}", model.id));
+    }
+    if provider.models.is_empty() {
+        fact("models", "those that `GET …/models` lists");
     }
     lines.join("\n") + "\n"
 }

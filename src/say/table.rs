@@ -54,10 +54,11 @@ impl Table {
 
     /// Its lines, the heads first.
     pub(crate) fn lines(&self, screen: Screen) -> Vec<String> {
-        let natural = |(at, (head, _)): (usize, &(&str, Kind))| {
-            self.rows.iter().map(|row| columns(&row[at])).fold(head.len(), usize::max)
+        let mut heads: Vec<String> = self.heads.iter().map(|(head, _)| screen.translate(head)).collect();
+        let natural = |(at, head): (usize, &String)| {
+            self.rows.iter().map(|row| columns(&row[at])).fold(columns(head), usize::max)
         };
-        let mut widths: Vec<usize> = self.heads.iter().enumerate().map(natural).collect();
+        let mut widths: Vec<usize> = heads.iter().enumerate().map(natural).collect();
         let numbers = self.heads.iter().position(|(_, kind)| *kind == Kind::Number).unwrap_or(self.heads.len());
         let is_two_lines = match screen.width() {
             None => false,
@@ -67,7 +68,6 @@ impl Table {
                 true
             }
         };
-        let mut heads = self.heads.iter().map(|(head, _)| (*head).to_owned()).collect();
         let mut lines = Vec::new();
         for (at, row) in [&mut heads].into_iter().chain(&mut self.rows.clone()).enumerate() {
             let split = if is_two_lines { numbers } else { self.heads.len() };

@@ -140,7 +140,7 @@ fn shows_with(
 
 #[test]
 fn providers() {
-    shows(&Machine::new().variable("container", "test"), "providers", &["providers"], 0);
+    shows_in_each_language(&Machine::new().variable("container", "test"), "providers", &["providers"], 0);
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn what_was_used_and_what_is_left() {
     };
     write(None);
     let arguments = ["usage", "--days", "3660"];
-    shows(&machine, "usage", &arguments, 0);
+    shows_in_each_language(&machine, "usage", &arguments, 0);
     write(Some(4_102_444_800));
     // A pipe has every figure whole, and nothing that a terminal draws.
     let piped = machine.run(arguments).any_stdout();
@@ -206,7 +206,7 @@ fn what_was_used_and_what_is_left() {
 
 #[test]
 fn nothing_was_used() {
-    shows(&Machine::new(), "usage-nothing", &["usage"], 0);
+    shows_in_each_language(&Machine::new(), "usage-nothing", &["usage"], 0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::cli::{Global, LoginArgs};
+use crate::commands::{login_columns, usual_login};
 use crate::credentials::{Pending, PendingLogin, Stored};
 use crate::error::{Failed, Failure, printable};
 use crate::platform::tools;
@@ -139,23 +140,16 @@ fn check_no_key_is_meant(overrides: &Overrides) -> Result<()> {
 
 /// One line of the list: name, title, how to log in, price.
 fn row(provider: &Provider, surroundings: Surroundings) -> terminal::Row {
-    let method = match (&provider.authorize, provider.oauth(), &provider.key) {
-        (Some(_), ..) => "browser",
-        (_, Some(_), None) => "device",
-        (.., Some(key)) if key.optional && provider.base_url.is_empty() => "any",
-        (.., Some(key)) if key.optional => "none",
-        _ => "API key",
-    };
     let cost = match Surroundings::key_variable(provider) {
         _ if surroundings.ci && provider.ci == Ci::Forbidden => "not in CI".to_owned(),
         Some(name) => format!("key in {name}"),
         None => provider.cost.clone(),
     };
     let screen = Screen::stderr();
-    let [title, method, cost] = [provider.label(), method, &cost].map(|text| screen.translate(text));
+    let [title, method, cost] = [provider.label(), usual_login(provider), &cost].map(|text| screen.translate(text));
     // The price is of more use than the end of a long title.
     let title = cell(&title, if terminal::size().1 < 78 { 18 } else { 32 });
-    let shown = format!("{} {title} {} {cost}", cell(&provider.name, 12), cell(&method, 8));
+    let shown = format!("{} {title} {} {cost}", cell(&provider.name, 12), cell(&method, login_columns(screen)));
     terminal::Row { shown, names: format!("{} {}", provider.title, provider.aliases.join(" ")) }
 }
 

@@ -11,7 +11,7 @@ use crate::usage::{Counts, Summary};
 /// Shown with every answer, because other programs may use the same account.
 const COUNTED: &str = "gateway traffic only; other use of the account is not included";
 
-pub(super) const NOTHING: &str = "no request went through the gateway in this period\n";
+pub(super) const NOTHING: &str = "no request went through the gateway in this period";
 
 /// Columns of a bar, where there is room.
 const BAR: usize = 20;
@@ -22,17 +22,17 @@ const NEAR: u64 = 80;
 pub(super) fn text(summary: &Summary, limits: &[Limit], screen: Screen, now: SystemTime) -> String {
     let mut lines = Vec::new();
     if summary.counts.is_empty() {
-        lines.push(NOTHING.trim_end().to_owned());
+        lines.extend(screen.wrap(&screen.translate(NOTHING), 0, 0));
     } else {
         lines.extend(used(summary, screen));
     }
     if !limits.is_empty() {
         lines.push(String::new());
-        lines.push(screen.paint(Style::Dim, "LIMITS"));
+        lines.push(screen.paint(Style::Dim, &screen.translate("LIMITS")));
         lines.extend(left(limits, screen, now));
     }
     lines.push(String::new());
-    lines.extend(screen.wrap(COUNTED, 0, 0).iter().map(|line| screen.paint(Style::Dim, line)));
+    lines.extend(screen.wrap(&screen.translate(COUNTED), 0, 0).iter().map(|line| screen.paint(Style::Dim, line)));
     lines.join("\n") + "\n"
 }
 
@@ -62,7 +62,7 @@ fn used(summary: &Summary, screen: Screen) -> Vec<String> {
 fn left(limits: &[Limit], screen: Screen, now: SystemTime) -> Vec<String> {
     let widest = |texts: &[String]| texts.iter().map(|text| columns(text)).max().unwrap_or(0);
     let profiles: Vec<String> = limits.iter().map(|limit| printable(&limit.profile)).collect();
-    let names: Vec<String> = limits.iter().map(Limit::title).collect();
+    let names: Vec<String> = limits.iter().map(|limit| limit.title(screen)).collect();
     let states: Vec<String> = limits.iter().map(|limit| limit.state(screen, now)).collect();
     let (profile, name) = (widest(&profiles), widest(&names));
     let bars = if screen.shows_marks() { [BAR, BAR / 2] } else { [0, 0] };
@@ -83,9 +83,11 @@ fn left(limits: &[Limit], screen: Screen, now: SystemTime) -> Vec<String> {
 }
 
 impl Limit {
-    fn title(&self) -> String {
+    fn title(&self, screen: Screen) -> String {
         let model = self.model.as_deref().map(|model| format!(", {model}")).unwrap_or_default();
-        printable(&format!("{}{model}", self.name))
+        // A provider's own name for a limit is one word.
+        let name = if self.name.contains(' ') { screen.translate(&self.name) } else { self.name.clone() };
+        printable(&format!("{name}{model}"))
     }
 
     fn state(&self, screen: Screen, now: SystemTime) -> String {
@@ -104,7 +106,7 @@ impl Limit {
                 (None, _) => text += &epoch::rfc3339(resets_at).map(|at| format!(", resets {at}")).unwrap_or_default(),
             }
         }
-        text
+        screen.translate(&text)
     }
 
     fn style(&self) -> Style {

@@ -141,7 +141,7 @@ fn as_text(
     screen: Screen,
 ) -> String {
     if sums.is_empty() {
-        return NOTHING.to_owned();
+        return screen.wrap(&screen.translate(NOTHING), 0, 0).join("\n") + "\n";
     }
     let mut table = Table::new().text(match by {
         UsageBy::Key => "KEY",
