@@ -47,6 +47,7 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             break
         }
         'qwenauth;login' {
+            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Name under which the login is stored (default: the provider''s name)')
             [CompletionResult]::new('--api-key-env', '--api-key-env', [CompletionResultType]::ParameterName, 'Read the API key from this environment variable')
             [CompletionResult]::new('--api-key-command', '--api-key-command', [CompletionResultType]::ParameterName, 'Command that prints the API key, run without a shell whenever the key is needed; only the command is stored')
             [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where to keep the secret (default: `store` in config.toml, else the current store, else `file`); without a key, move the stored secret there')
@@ -61,7 +62,6 @@ Register-ArgumentCompleter -Native -CommandName 'qwenauth' -ScriptBlock {
             [CompletionResult]::new('--qr', '--qr', [CompletionResultType]::ParameterName, 'Draw the verification URL as a QR code on stderr')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Give up after this long, for example `90s` or `5m` (default: until the code expires)')
             [CompletionResult]::new('--model', '--model', [CompletionResultType]::ParameterName, 'Default model of this profile, exported by `env` and `exec`')
-            [CompletionResult]::new('--profile', '--profile', [CompletionResultType]::ParameterName, 'Use this profile instead of the active one')
             [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Log in even if already logged in')
             [CompletionResult]::new('--api-key-stdin', '--api-key-stdin', [CompletionResultType]::ParameterName, 'Read the API key from stdin; on a terminal, ask for it and do not show it')
             [CompletionResult]::new('--workload-identity', '--workload-identity', [CompletionResultType]::ParameterName, 'Log in as this CI job or pod, with its ID token instead of a secret')

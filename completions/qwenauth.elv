@@ -43,6 +43,7 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'qwenauth;login'= {
+            cand --profile 'Name under which the login is stored (default: the provider''s name)'
             cand --api-key-env 'Read the API key from this environment variable'
             cand --api-key-command 'Command that prints the API key, run without a shell whenever the key is needed; only the command is stored'
             cand --store 'Where to keep the secret (default: `store` in config.toml, else the current store, else `file`); without a key, move the stored secret there'
@@ -57,7 +58,6 @@ set edit:completion:arg-completer[qwenauth] = {|@words|
             cand --qr 'Draw the verification URL as a QR code on stderr'
             cand --timeout 'Give up after this long, for example `90s` or `5m` (default: until the code expires)'
             cand --model 'Default model of this profile, exported by `env` and `exec`'
-            cand --profile 'Use this profile instead of the active one'
             cand --force 'Log in even if already logged in'
             cand --api-key-stdin 'Read the API key from stdin; on a terminal, ask for it and do not show it'
             cand --workload-identity 'Log in as this CI job or pod, with its ID token instead of a secret'

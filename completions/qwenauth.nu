@@ -17,6 +17,7 @@ module completions {
 
   # Log in and make the profile active
   export extern "qwenauth login" [
+    --profile: string         # Name under which the login is stored (default: the provider's name)
     --force                   # Log in even if already logged in
     --api-key-stdin           # Read the API key from stdin; on a terminal, ask for it and do not show it
     --api-key-env: string     # Read the API key from this environment variable
@@ -41,7 +42,6 @@ module completions {
     --timeout: string         # Give up after this long, for example `90s` or `5m` (default: until the code expires)
     --model: string           # Default model of this profile, exported by `env` and `exec`
     --json                    # Print events as JSON, one object per line
-    --profile: string         # Use this profile instead of the active one
     --help(-h)                # Print help (see more with '--help')
     provider?: string         # Provider to log in to (default: choose from a list on a terminal, else `qwen`)
   ]

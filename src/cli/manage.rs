@@ -144,7 +144,7 @@ pub(crate) struct DoctorArgs {
   qwenauth sandbox                a shell to try things in
   qwenauth sandbox -- sh -c 'qwenauth login && qwenauth exec -- env'
 
-On a terminal a login waits for approval in the browser; otherwise it is approved immediately.")]
+On a terminal a login waits for your approval, there or in a browser; otherwise it is approved immediately.")]
 pub(crate) struct SandboxArgs {
     #[command(flatten)]
     pub(crate) no_profile: NoProfile,
@@ -169,6 +169,10 @@ pub(crate) struct SandboxArgs {
   qwenauth completions bash > \\
     ~/.local/share/bash-completion/completions/qwenauth
 
+Without the package bash-completion, in ~/.bashrc:
+  eval \"$(qwenauth completions bash)\"
+
+In fish:
   mkdir -p ~/.config/fish/completions
   qwenauth completions fish > ~/.config/fish/completions/qwenauth.fish
 

@@ -17,7 +17,9 @@ _qwenauth() {
         read -r kind
         while IFS=$'\t' read -r value about; do
             values+=("$value")
-            shown+=("$value${about:+  -- $about}")
+            # A description that is wider than the terminal would be broken in the middle of a word.
+            about="$value${about:+  -- $about}"
+            shown+=("${about[1,COLUMNS > 0 ? COLUMNS - 1 : -1]}")
         done
     } < <(qwenauth __complete -- "${(@Q)words[2,CURRENT-1]}" "${(Q)PREFIX}" 2>/dev/null)
     case "$kind" in
