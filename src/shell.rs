@@ -20,8 +20,9 @@ pub(crate) struct Variable {
 }
 
 /// The variables that an OpenAI client reads, always set together: a key with the base URL of another host would be
-/// sent there, and with an organization or project of another account the API rejects the request.
-pub(crate) fn openai(key: &Secret, base_url: &str, model: Option<&str>) -> [Variable; 6] {
+/// sent there, headers of another service would replace the key or accompany it, and with an organization or project of
+/// another account the API rejects the request.
+pub(crate) fn openai(key: &Secret, base_url: &str, model: Option<&str>) -> [Variable; 8] {
     let text = |text: &str| Some(Secret::new(text.to_owned()));
     [
         Variable { name: "OPENAI_API_KEY".into(), value: Some(key.clone()) },
@@ -31,11 +32,13 @@ pub(crate) fn openai(key: &Secret, base_url: &str, model: Option<&str>) -> [Vari
         Variable { name: "OPENAI_MODEL".into(), value: model.and_then(text) },
         Variable { name: "OPENAI_ORG_ID".into(), value: None },
         Variable { name: "OPENAI_PROJECT".into(), value: None },
+        Variable { name: "OPENAI_PROJECT_ID".into(), value: None },
+        Variable { name: "OPENAI_CUSTOM_HEADERS".into(), value: None },
     ]
 }
 
 /// The same variables, each of them to be removed.
-pub(crate) fn openai_removed() -> [Variable; 6] {
+pub(crate) fn openai_removed() -> [Variable; 8] {
     openai(&Secret::new(String::new()), "", None).map(|variable| Variable { value: None, ..variable })
 }
 
@@ -250,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    fn openai_variables(value: &str) -> [Variable; 6] {
+    fn openai_variables(value: &str) -> [Variable; 8] {
         openai(&Secret::new(value.to_owned()), "https://portal.qwen.ai/v1", Some("coder-model"))
     }
 
@@ -266,7 +269,8 @@ mod tests {
         assert_eq!(
             sh(&openai(&Secret::new("sk a".into()), "https://portal.qwen.ai/v1", None)).unwrap().expose(),
             "export OPENAI_API_KEY=sk\\ a;\nexport OPENAI_BASE_URL=https://portal.qwen.ai/v1;\n\
-             export OPENAI_API_BASE=https://portal.qwen.ai/v1;\nunset OPENAI_MODEL;\nunset OPENAI_ORG_ID;\nunset OPENAI_PROJECT;\n"
+             export OPENAI_API_BASE=https://portal.qwen.ai/v1;\nunset OPENAI_MODEL;\nunset OPENAI_ORG_ID;\nunset OPENAI_PROJECT;\n\
+             unset OPENAI_PROJECT_ID;\nunset OPENAI_CUSTOM_HEADERS;\n"
         );
     }
 
@@ -275,7 +279,7 @@ mod tests {
         assert_eq!(
             elvish(&openai_removed()).unwrap().expose(),
             "unset-env OPENAI_API_KEY\nunset-env OPENAI_BASE_URL\nunset-env OPENAI_API_BASE\nunset-env OPENAI_MODEL\n\
-             unset-env OPENAI_ORG_ID\nunset-env OPENAI_PROJECT\n"
+             unset-env OPENAI_ORG_ID\nunset-env OPENAI_PROJECT\nunset-env OPENAI_PROJECT_ID\nunset-env OPENAI_CUSTOM_HEADERS\n"
         );
     }
 
@@ -298,7 +302,7 @@ mod tests {
 
     #[test]
     fn nushell_and_json_are_an_object_with_null_for_what_goes() {
-        let expected = r#"{"OPENAI_API_KEY":"a\"\\","OPENAI_BASE_URL":"https://portal.qwen.ai/v1","OPENAI_API_BASE":"https://portal.qwen.ai/v1","OPENAI_MODEL":"coder-model","OPENAI_ORG_ID":null,"OPENAI_PROJECT":null}"#;
+        let expected = r#"{"OPENAI_API_KEY":"a\"\\","OPENAI_BASE_URL":"https://portal.qwen.ai/v1","OPENAI_API_BASE":"https://portal.qwen.ai/v1","OPENAI_MODEL":"coder-model","OPENAI_ORG_ID":null,"OPENAI_PROJECT":null,"OPENAI_PROJECT_ID":null,"OPENAI_CUSTOM_HEADERS":null}"#;
         assert_eq!(first_line(json(&openai_variables("a\"\\"))), expected);
         assert_eq!(first_line(nushell(&openai_variables("a\"\\"))), expected);
     }
@@ -377,8 +381,9 @@ mod tests {
         #[test]
         fn a_printed_variable_never_spans_lines(value in r"\P{Cc}*") {
             for format in FORMATS {
-                if let Ok(text) = format(&openai_variables(&value)) {
-                    prop_assert!(text.expose().lines().count() <= 6);
+                let variables = openai_variables(&value);
+                if let Ok(text) = format(&variables) {
+                    prop_assert!(text.expose().lines().count() <= variables.len());
                 }
             }
         }

@@ -74,8 +74,9 @@ pub(crate) enum EnvFormat {
 
 /// Run a program with the credential in its environment
 ///
-/// Sets `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_API_BASE` and `OPENAI_MODEL`; removes `OPENAI_ORG_ID` and
-/// `OPENAI_PROJECT`. On Unix the program replaces this process: same PID, signals, terminal and exit code.
+/// Sets `OPENAI_API_KEY`, `OPENAI_BASE_URL`, `OPENAI_API_BASE` and `OPENAI_MODEL`; removes `OPENAI_ORG_ID`,
+/// `OPENAI_PROJECT`, `OPENAI_PROJECT_ID` and `OPENAI_CUSTOM_HEADERS`. On Unix the program replaces this process: same PID,
+/// signals, terminal and exit code.
 ///
 /// A known program (opencode, qwen, codex, claude, aider, llm, goose, crush, cn, cline, pi) also gets the settings with
 /// which it uses the profile's host and model, without a `setup`; this also works through npx, uvx, env, timeout and nice.

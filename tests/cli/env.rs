@@ -13,7 +13,9 @@ fn the_group_is_exported_for_a_shell() {
          export OPENAI_API_BASE=https://portal.qwen.ai/v1;\n\
          export OPENAI_MODEL=coder-model;\n\
          unset OPENAI_ORG_ID;\n\
-         unset OPENAI_PROJECT;\n",
+         unset OPENAI_PROJECT;\n\
+         unset OPENAI_PROJECT_ID;\n\
+         unset OPENAI_CUSTOM_HEADERS;\n",
     );
 }
 
@@ -58,8 +60,8 @@ fn a_temporary_failure_has_its_own_code_in_a_script() {
 #[test]
 fn unset_removes_the_group_without_a_login() {
     let outcome = Machine::new().run(["env", "--unset"]).any_stdout();
-    for name in ["API_KEY", "BASE_URL", "API_BASE", "MODEL", "ORG_ID", "PROJECT"] {
-        assert!(outcome.stdout.contains(&format!("OPENAI_{name}")), "{outcome}");
+    for name in ["API_KEY", "BASE_URL", "API_BASE", "MODEL", "ORG_ID", "PROJECT", "PROJECT_ID", "CUSTOM_HEADERS"] {
+        assert!(outcome.stdout.contains(&format!("OPENAI_{name};")), "{outcome}");
     }
 }
 
@@ -73,6 +75,8 @@ fn json_holds_the_group() {
         "OPENAI_MODEL": "coder-model",
         "OPENAI_ORG_ID": null,
         "OPENAI_PROJECT": null,
+        "OPENAI_PROJECT_ID": null,
+        "OPENAI_CUSTOM_HEADERS": null,
     });
     assert_eq!(outcome.json(), expected);
 }

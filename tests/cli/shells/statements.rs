@@ -79,7 +79,8 @@ fn a_failing_env_fails_in_fish() {
 fn unset_removes_the_group_even_where_nothing_is_set() {
     let homes = Homes::with_one("sk a  b");
     homes.with_files_named_like_the_output();
-    let names = "OPENAI_API_KEY OPENAI_BASE_URL OPENAI_API_BASE OPENAI_MODEL OPENAI_ORG_ID OPENAI_PROJECT";
+    let names = "OPENAI_API_KEY OPENAI_BASE_URL OPENAI_API_BASE OPENAI_MODEL OPENAI_ORG_ID OPENAI_PROJECT \
+                 OPENAI_PROJECT_ID OPENAI_CUSTOM_HEADERS";
     for_sh_shells(|shell, setting, eval| {
         let left = names.split(' ').map(|name| format!("${{{name}+{name}}}")).collect::<Vec<_>>().concat();
         let (set, unset) = (eval("qwenauth env"), eval("qwenauth env --unset"));
@@ -163,7 +164,8 @@ fn json_says_what_to_set_and_what_to_remove() {
     assert_eq!(
         env(&homes, &["--format", "json", "--model", "m 1"]).1,
         "{\"OPENAI_API_KEY\":\"sk-1\",\"OPENAI_BASE_URL\":\"https://portal.qwen.ai/v1\",\
-         \"OPENAI_API_BASE\":\"https://portal.qwen.ai/v1\",\"OPENAI_MODEL\":\"m 1\",\"OPENAI_ORG_ID\":null,\"OPENAI_PROJECT\":null}\n"
+         \"OPENAI_API_BASE\":\"https://portal.qwen.ai/v1\",\"OPENAI_MODEL\":\"m 1\",\"OPENAI_ORG_ID\":null,\"OPENAI_PROJECT\":null,\
+         \"OPENAI_PROJECT_ID\":null,\"OPENAI_CUSTOM_HEADERS\":null}\n"
     );
 }
 
