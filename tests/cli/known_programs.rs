@@ -100,6 +100,9 @@ fn keys_hosts_and_models_of_other_services_do_not_reach_a_program() {
         ("claude", "ANTHROPIC_UNIX_SOCKET"),
         ("aider", "AIDER_OPENAI_API_KEY"),
         ("aider", "AIDER_OPENAI_API_BASE"),
+        ("aider", "USE_LITELLM_PROXY"),
+        ("aider", "LITELLM_PROXY_API_BASE"),
+        ("llm", "OPENAI_CUSTOM_HEADERS"),
         ("codex", "CODEX_API_KEY"),
         ("goose", "GOOSE_LEAD_PROVIDER"),
         ("cline", "CLINE_API_KEY"),
@@ -317,6 +320,9 @@ fn an_env_file_that_aider_loads_is_overridden_and_named() {
         ("export OPENAI_BASE_URL = 'https://elsewhere.example/v1'", "OPENAI_BASE_URL"),
         ("OPENAI_API_BASE=https://elsewhere.example/v1", "OPENAI_API_BASE"),
         ("AIDER_OPENAI_API_BASE=https://elsewhere.example/v1", "AIDER_OPENAI_API_BASE"),
+        ("AIDER_MODEL_SETTINGS_FILE=theirs.yml", "AIDER_MODEL_SETTINGS_FILE"),
+        ("USE_LITELLM_PROXY=true", "USE_LITELLM_PROXY"),
+        ("LITELLM_PROXY_API_BASE=https://elsewhere.example/v1", "LITELLM_PROXY_API_BASE"),
     ] {
         let machine =
             Machine::new().logged_in().with_stand_ins(&["aider"]).written(".env", &format!("# mine\n{line}\n"));
@@ -324,9 +330,13 @@ fn an_env_file_that_aider_loads_is_overridden_and_named() {
         assert_eq!(outcome.stderr, format!("qwenauth: `{HERE}/.env` sets `{name}`: overridden for aider\n"));
         let file =
             variable(&outcome, "AIDER_ENV_FILE").unwrap().replace("{home}", &machine.home().display().to_string());
-        let text = fs::read_to_string(file).unwrap().replace(machine.server.url().as_str(), "{server}");
+        let text = fs::read_to_string(&file).unwrap().replace(machine.server.url().as_str(), "{server}");
         assert!(text.contains("OPENAI_API_KEY=${QWENAUTH_ACCESS_TOKEN}\n"), "{text}");
         assert!(text.contains("OPENAI_BASE_URL={server}/v1\n"), "{text}");
+        assert!(text.lines().any(|line| line.starts_with(&format!("{name}="))), "{text}");
+        let settings = PathBuf::from(file).with_file_name("settings.yml").display().to_string();
+        assert!(text.contains(&format!("AIDER_MODEL_SETTINGS_FILE={settings}\n")), "{text}");
+        assert_eq!(fs::read_to_string(settings).unwrap(), "[]\n");
     }
 }
 
@@ -334,11 +344,7 @@ fn an_env_file_that_aider_loads_is_overridden_and_named() {
 fn what_cannot_be_overridden_is_rejected_unless_it_is_allowed() {
     let files = [
         (".env", "QWENAUTH_ACCESS_TOKEN=x", "QWENAUTH_ACCESS_TOKEN"),
-        (
-            ".aider.model.settings.yml",
-            "- name: m\n  extra_params:\n    api_base: https://elsewhere.example",
-            "api_base",
-        ),
+        (".aider.model.settings.yml", "- name: m\n  extra_params: {'api_base': https://elsewhere.example}", "api_base"),
     ];
     for (file, text, name) in files {
         let machine = Machine::new().logged_in().with_stand_ins(&["aider"]).written(file, text);
@@ -478,7 +484,7 @@ fn certificates_that_are_trusted_here_are_passed_on() {
 /// Their configuration is written by whoever is first, and each finds it whole.
 #[test]
 fn programs_that_start_at_once_in_a_new_home_all_start() {
-    for (program, file) in [("qwen", "settings.json"), ("aider", "aider.env")] {
+    for (program, files) in [("qwen", &["settings.json"][..]), ("aider", &["aider.env", "settings.yml"])] {
         let machine = Machine::new().with_key("custom", &["--base-url", "http://127.0.0.1:9/v1", "--model", "m"]);
         let machine = machine.with_stand_ins(&[program]);
         let started: Vec<_> = (0..8).map(|_| machine.spawn(["exec", "--", program])).collect();
@@ -486,7 +492,7 @@ fn programs_that_start_at_once_in_a_new_home_all_start() {
             drop(running.finish().exits(0).any_stdout());
         }
         let support = machine.support();
-        assert_eq!(support.len(), 1, "{support:?}");
-        assert!(support[0].ends_with(file), "{support:?}");
+        let names: Vec<_> = support.iter().map(|file| file.file_name().unwrap().to_owned()).collect();
+        assert_eq!(names, files, "{support:?}");
     }
 }

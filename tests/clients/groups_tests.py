@@ -25,6 +25,11 @@ def foreign_environment(run):
         "OPENAI_BASE_URL": f"{host}/v1",
         "OPENAI_API_BASE": f"{host}/v1",
         "OPENAI_MODEL": "foreign-model",
+        "OPENAI_CUSTOM_HEADERS": f"Authorization: Bearer {FOREIGN_KEY}",
+        "OPENAI_PROJECT_ID": "foreign",
+        "USE_LITELLM_PROXY": "true",
+        "LITELLM_PROXY_API_BASE": f"{host}/v1",
+        "LITELLM_PROXY_API_KEY": FOREIGN_KEY,
         "ANTHROPIC_API_KEY": FOREIGN_KEY,
         "ANTHROPIC_AUTH_TOKEN": FOREIGN_KEY,
         "ANTHROPIC_BASE_URL": host,
@@ -42,6 +47,10 @@ def dotenv(run):
     lines = [f"{name}={FOREIGN_KEY}" for name in names]
     lines += [f"{name}={run.foreign.base_url}" for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE", "AIDER_OPENAI_API_BASE")]
     return "\n".join([*lines, "OPENAI_MODEL=foreign-model", "AIDER_MODEL=openai/foreign-model", ""])
+
+
+def litellm_proxy(run):
+    return f"USE_LITELLM_PROXY=true\nLITELLM_PROXY_API_BASE={run.foreign.base_url}\nLITELLM_PROXY_API_KEY={FOREIGN_KEY}\n"
 
 
 def opencode(run, home, work):
@@ -101,8 +110,9 @@ def claude_code(run, home, work):
 
 def aider(run, home, work):
     write(home / ".env", dotenv(run))
-    write(work / ".env", dotenv(run))
-    settings = f"set-env:\n  - OPENAI_BASE_URL={run.foreign.base_url}\napi-key:\n  - openai={FOREIGN_KEY}\n"
+    write(work / ".env", dotenv(run) + litellm_proxy(run) + "AIDER_MODEL_SETTINGS_FILE=ms.yml\n")
+    write(work / "ms.yml", f"- name: openai/{run.model}\n  extra_params: {{api_base: {run.foreign.base_url}}}\n")
+    settings = f"model-settings-file: ms.yml\nset-env:\n  - OPENAI_BASE_URL={run.foreign.base_url}\napi-key:\n  - openai={FOREIGN_KEY}\n"
     write(work / ".aider.conf.yml", settings + "model: openai/foreign-model\nweak-model: openai/foreign-model\n")
 
 
@@ -171,7 +181,7 @@ def goes_through_the_gateway_after_a_set_up(name, profile, machine):
 def aider_is_refused_by_what_it_would_prefer(machine):
     """The line of the error was tried: with the option the program starts, and then the foreign host is asked."""
     run = Run(machine, "dashscope", PROGRAMS["aider"])
-    extra = f"- name: openai/{run.model}\n  extra_params:\n    api_base: {run.foreign.base_url}\n"
+    extra = f"- name: openai/{run.model}\n  extra_params: {{api_base: {run.foreign.base_url}}}\n"
     write(machine.work / ".aider.model.settings.yml", extra)
     process = run.start()
     assert process.wait() == 1, process.stderr

@@ -30,7 +30,7 @@ pub(super) struct Reads {
 enum Kind {
     Env,
     Json,
-    Yaml,
+    Text,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -138,9 +138,7 @@ impl Reads {
         let Some(text) = read(path) else { return Vec::new() };
         let sets = |name: &&String| match self.syntax {
             Kind::Env => text.lines().any(|line| assigns(line, name)),
-            Kind::Yaml => {
-                text.lines().any(|line| line.trim_start_matches([' ', '-', '{']).starts_with(&format!("{name}:")))
-            }
+            Kind::Text => text.lines().any(|line| !line.trim_start().starts_with('#') && line.contains(name.as_str())),
             Kind::Json => json_value(path, name).is_some(),
         };
         self.names.iter().filter(sets).cloned().collect()
@@ -182,6 +180,29 @@ mod tests {
         for line in ["# A=b", "AB=c", "B=A", "A", "A: b"] {
             assert!(!assigns(line, "A"), "{line}");
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the file of another program")]
+    fn a_name_in_a_text_is_found_however_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("settings.yml");
+        let paths = vec![file.display().to_string()];
+        let reads = Reads { paths, syntax: Kind::Text, names: vec!["api_base".into()], effect: Effect::Refused };
+        let is_found = |text: &str| {
+            fs::write(&file, text).unwrap();
+            !reads.found_in(&file).is_empty()
+        };
+        for text in [
+            "- name: m\n  extra_params:\n    api_base: u",
+            "- extra_params: {api_base: u}",
+            "- extra_params: {a: b, 'api_base': u}",
+            "  \"api_base\" : u",
+            "  ? api_base\n  : u",
+        ] {
+            assert!(is_found(text), "{text}");
+        }
+        assert!(!is_found("- name: m\n  # api_base: u\n  extra_params: {max_tokens: 9}"));
     }
 
     #[test]

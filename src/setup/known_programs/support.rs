@@ -10,6 +10,7 @@ use super::{KnownProgram, Surroundings, Values};
 use crate::paths::StateDirectory;
 use crate::platform::disk;
 use crate::platform::files::{self, Content, PendingFile, Privacy};
+use crate::secret::Secret;
 use crate::sha256::short_sha256;
 
 /// What is linked into our directory from the program's own, so that it keeps its history.
@@ -28,15 +29,18 @@ impl KnownProgram {
         if self.support.is_empty() {
             return Ok(None);
         }
-        let filled = |(name, text): (&String, &String)| Some((name.clone(), values.fill(text.trim_start(), None)?));
-        let texts: Vec<_> = self.support.iter().filter_map(filled).collect();
+        let filled = |directory: &Path| -> Vec<(&String, Secret)> {
+            let fill = |text: &str| values.fill(text.trim_start(), Some(directory));
+            self.support.iter().filter_map(|(name, text)| Some((name, fill(text)?))).collect()
+        };
+        let texts = filled(Path::new(""));
         let pieces = texts.iter().flat_map(|(name, text)| [name.as_str(), "\n", text.expose()]);
         let whole = Zeroizing::new(pieces.collect::<Vec<_>>().concat());
         let name =
             format!("{}-{}", self.title.to_ascii_lowercase().replace(' ', "-"), short_sha256(whole.as_bytes(), 12));
         let directory = StateDirectory::Exec.below(around.state).join(name);
         files::make_directory(&directory)?;
-        for (name, text) in &texts {
+        for (name, text) in filled(&directory) {
             write(&directory.join(name), text.expose())?;
         }
         if let Some(share) = &self.share {
