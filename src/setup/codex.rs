@@ -11,7 +11,7 @@ use super::{Access, NAME, Plan, ToolPaths};
 use crate::platform::tools;
 
 pub(super) fn file(tool_paths: &ToolPaths) -> PathBuf {
-    tool_paths.codex_home.clone().unwrap_or_else(|| tool_paths.home.join(".codex")).join("config.toml")
+    tool_paths.codex_directory().join("config.toml")
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "other tools cannot have every access")]

@@ -101,6 +101,12 @@ pub(crate) struct ToolPaths {
     pub(crate) work: PathBuf,
 }
 
+impl ToolPaths {
+    fn codex_directory(&self) -> PathBuf {
+        self.codex_home.clone().unwrap_or_else(|| self.home.join(".codex"))
+    }
+}
+
 #[cfg(test)]
 impl ToolPaths {
     /// Those of a user without settings, in `work`.

@@ -187,7 +187,7 @@ fn a_model_on_the_programs_own_command_line_is_the_users_with_one_line() {
 fn codex_and_claude_code_get_options_before_their_own() {
     let machine = Machine::new().logged_in().with_stand_ins(&["codex", "claude"]);
     let outcome = machine.started(&["--", "codex", "exec", "hi"]);
-    let provider = r#"model_providers.qwenauth_exec={name="Qwen OAuth (qwenauth)",base_url="{server}/v1",env_key="OPENAI_API_KEY",wire_api="responses"}"#;
+    let provider = r#"model_providers.qwenauth_exec={name="Qwen OAuth (qwenauth)",base_url="{server}/v1",env_key="QWENAUTH_ACCESS_TOKEN",wire_api="responses"}"#;
     let expected = [
         ["-c", r#"model="coder-model""#],
         ["-c", r#"model_provider="qwenauth_exec""#],
@@ -196,6 +196,7 @@ fn codex_and_claude_code_get_options_before_their_own() {
         ["--config=model_context_window=1048576", "exec"],
     ];
     assert_eq!(arguments(&outcome), [expected.as_flattened(), &["hi"]].concat());
+    assert_eq!(variable(&outcome, "QWENAUTH_ACCESS_TOKEN"), Some("granted-access-1"));
     let outcome = machine.started(&["--", "claude", "-p", "hi"]);
     let words = arguments(&outcome);
     assert_eq!((words[0], &words[2..]), ("--settings", &["-p", "hi"][..]));
@@ -358,18 +359,26 @@ fn what_cannot_be_overridden_is_rejected_unless_it_is_allowed() {
             format!("qwenauth: warning: `{HERE}/{file}` sets `{name}`, which aider uses instead of the profile's\n");
         assert_eq!(outcome.stderr, warning);
     }
-    let machine = Machine::new().logged_in().with_stand_ins(&["aider", "claude", "cn", "cline"]);
+    let machine = Machine::new().logged_in().with_stand_ins(&["codex"]);
+    let machine = machine.written("home/.codex/.env", "QWENAUTH_ACCESS_TOKEN=x");
+    let outcome = machine.run(["exec", "--", "codex"]).exits(1).any_stderr();
+    let error = "qwenauth: error: `{home}/.codex/.env` sets `QWENAUTH_ACCESS_TOKEN`, and Codex would";
+    assert!(outcome.stderr.starts_with(error), "{outcome}");
+    let machine = Machine::new().logged_in().with_stand_ins(&["aider", "claude", "cn", "cline", "codex"]);
     for (program, option) in [
         ("aider", "--openai-api-base=https://elsewhere.example"),
         ("aider", "--env-file"),
+        ("aider", "--model-settings-file"),
+        ("codex", "-c model_provider=\"f\""),
         ("claude", "--settings"),
         ("cn", "--config"),
         ("cline", "-k"),
     ] {
-        let outcome = machine.run(["exec", "--", program, option, "x"]).exits(1).any_stderr();
+        let typed = [&["--", program], &option.split(' ').collect::<Vec<_>>()[..], &["x"]].concat();
+        let outcome = machine.run([&["exec"], &typed[..]].concat()).exits(1).any_stderr();
         let name = option.split('=').next().unwrap();
         assert!(outcome.stderr.starts_with(&format!("qwenauth: error: `{name}` of ")), "{outcome}");
-        machine.started(&["--allow-env-file", "--", program, option, "x"]);
+        machine.started(&[&["--allow-env-file"], &typed[..]].concat());
     }
 }
 

@@ -87,6 +87,8 @@ def codex(run, home, work):
     write(home / ".codex/config.toml", text)
     write(work / ".codex/config.toml", text)
     write(home / ".codex/auth.json", {"OPENAI_API_KEY": FOREIGN_KEY})
+    # Loaded over the environment.
+    write(home / ".codex/.env", f"OPENAI_API_KEY={FOREIGN_KEY}\nCODEX_API_KEY={FOREIGN_KEY}\n")
 
 
 def claude_code(run, home, work):

@@ -180,10 +180,29 @@ pub(super) fn value_of(options: &[String], arguments: &[OsString]) -> Option<Str
     })
 }
 
-/// The first of `options` that is in `arguments`.
+/// The first of `options` that is in `arguments`. Words behind an option are what its value begins with.
 pub(super) fn first_of(options: &[String], arguments: &[OsString]) -> Option<String> {
     let words = own_words(arguments);
-    words.iter().find_map(|word| options.iter().find(|option| is_option(word, option)).cloned())
+    words.iter().enumerate().find_map(|(index, word)| {
+        options.iter().find_map(|option| {
+            let Some((name, starts)) = option.split_once(' ') else {
+                return is_option(word, option).then(|| option.clone());
+            };
+            let value = value_in(word, name, words.get(index + 1).copied())?.trim_start();
+            let start = starts.split(' ').find(|start| value.starts_with(start))?;
+            Some(format!("{name} {start}"))
+        })
+    })
+}
+
+/// The value of `option` in `word`, or the word `next` behind it.
+fn value_in<'a>(word: &'a str, option: &str, next: Option<&'a str>) -> Option<&'a str> {
+    let rest = word.strip_prefix(option)?;
+    match rest.strip_prefix('=') {
+        Some(value) => Some(value),
+        None if rest.is_empty() => next,
+        None => (!option.starts_with("--")).then_some(rest),
+    }
 }
 
 fn is_option(word: &str, option: &str) -> bool {

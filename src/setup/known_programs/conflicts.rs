@@ -114,6 +114,7 @@ impl Reads {
             let (name, rest) = path.split_once('/').unwrap_or((path, ""));
             let directory = match name {
                 "{home}" => Some(around.tool_paths.home.clone()),
+                "{codex}" => Some(around.tool_paths.codex_directory()),
                 "{zed}" => Some(around.tool_paths.places.zed.clone()),
                 "{claude-code}" => Some(PathBuf::from(tools::CLAUDE_CODE_MANAGED)),
                 "{work}" => Some(around.tool_paths.work.clone()),
@@ -212,12 +213,14 @@ mod tests {
         fs::create_dir_all(project.join(".git")).unwrap();
         let tool_paths = ToolPaths::of(&home, &project.join("deep"));
         let around = Surroundings { tool_paths: &tool_paths, state: Path::new("/"), merged: None, allow_files: false };
-        let paths = ["{home}/a", "{zed}/b", "{claude-code}", "{work}/c", "{git}/d", "/etc/e", "{home}/a"];
+        let paths =
+            ["{home}/a", "{zed}/b", "{codex}/.env", "{claude-code}", "{work}/c", "{git}/d", "/etc/e", "{home}/a"];
         let paths = paths.map(str::to_owned).to_vec();
         let reads = Reads { paths, syntax: Kind::Env, names: Vec::new(), effect: Effect::Refused };
         let expected = [
             tool_paths.home.join("a"),
             tool_paths.places.zed.join("b"),
+            tool_paths.home.join(".codex/.env"),
             tools::CLAUDE_CODE_MANAGED.into(),
             project.join("deep/c"),
             project.join("d"),
