@@ -158,6 +158,10 @@ pub(super) fn content(values: &Values, named: Option<&str>, theirs: Option<&OsSt
     if named.is_none() || own.is_some() {
         ours["enabled_providers"] = json!([NAME]);
         ours["disabled_providers"] = json!([]);
+        // A model that a file of the user's names for an agent wins over `model`, and its provider is not enabled.
+        if !ours["model"].is_null() {
+            ours["agent"] = json!({"build": {"model": ours["model"]}, "plan": {"model": ours["model"]}});
+        }
     }
     known_programs::merge(&mut config, ours);
     Ok(Secret::new(config.to_string()))

@@ -141,6 +141,7 @@ fn opencode_gets_its_whole_configuration_from_an_empty_home() {
         "small_model": "qwenauth/coder-model",
         "enabled_providers": ["qwenauth"],
         "disabled_providers": [],
+        "agent": {"build": {"model": "qwenauth/coder-model"}, "plan": {"model": "qwenauth/coder-model"}},
         "provider": {"qwenauth": {
             "npm": "@ai-sdk/openai-compatible",
             "name": "Qwen OAuth (qwenauth)",
@@ -180,6 +181,8 @@ fn a_model_on_the_programs_own_command_line_is_the_users_with_one_line() {
         assert_eq!(outcome.stderr, format!("qwenauth: opencode uses the model of its own command line: `{named}`\n"));
         let content: Value = serde_json::from_str(variable(&outcome, "OPENCODE_CONFIG_CONTENT").unwrap()).unwrap();
         assert_eq!((&content["model"], &content["enabled_providers"]), (&model, &enabled), "{named}");
+        let of_agent = if enabled.is_null() { &Value::Null } else { &model };
+        assert_eq!(&content["agent"]["build"]["model"], of_agent, "{named}");
     }
 }
 

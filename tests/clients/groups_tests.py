@@ -62,6 +62,7 @@ def opencode(run, home, work):
     openai = {"options": {"baseURL": run.foreign.base_url}}
     providers = {"qwenauth": provider, "foreign": provider, "openai": openai}
     config = {"provider": providers, "model": "foreign/foreign-model", "small_model": "openai/gpt-5"}
+    config["agent"] = {name: {"model": "foreign/foreign-model"} for name in ("build", "plan", "title")}
     write(home / ".config/opencode/opencode.json", config)
     write(work / "opencode.json", config | {"enabled_providers": ["foreign", "openai"]})
     keys = {name: {"type": "api", "key": FOREIGN_KEY} for name in ("openai", "qwenauth")}
