@@ -77,6 +77,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
         file: file(tool_paths),
         syntax: Syntax::Json,
         entries,
+        over: Vec::new(),
         checks: checks(tool_paths),
         companions: Vec::new(),
         note: None,

@@ -36,6 +36,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
         file: file(tool_paths),
         syntax: Syntax::Toml,
         entries,
+        over: Vec::new(),
         checks: checks(tool_paths),
         companions: Vec::new(),
         note: (!access.has_responses).then(|| {

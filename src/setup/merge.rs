@@ -131,7 +131,7 @@ impl Plan {
                     let mut document = ConfigDocument::parse(current.unwrap_or_default(), self.syntax, &self.file)?;
                     // What would be written again stays, with the comments in it.
                     let is_there = |entry: &&Written| {
-                        let planned = self.entries.iter().find(|(place, _)| *place == entry.place);
+                        let planned = self.entries.iter().chain(&self.over).find(|(place, _)| *place == entry.place);
                         planned.is_some_and(|(place, value)| document.get(place).as_ref() == Some(value))
                     };
                     let (same, others) = old.entries.iter().partition::<Vec<_>, _>(is_there);
@@ -146,8 +146,9 @@ impl Plan {
             }
         }
         let mut document = ConfigDocument::parse(base.as_deref().unwrap_or_default(), self.syntax, &self.file)?;
+        let over: Vec<_> = self.over.iter().filter(|(place, _)| document.get(place).is_some()).collect();
         let mut entries = Vec::new();
-        for (place, value) in &self.entries {
+        for (place, value) in self.entries.iter().chain(over) {
             if let Some(old) = unchanged.iter().find(|old| old.place == *place) {
                 entries.push(Written { value: value.clone(), ..Written::clone(old) });
                 continue;
@@ -248,6 +249,7 @@ mod tests {
             file: directory.path().join("file"),
             syntax: Syntax::Json,
             entries: Vec::new(),
+            over: Vec::new(),
             checks: Vec::new(),
             companions: vec![Companion { file: file.clone(), text: "new".into(), yields }],
             note: None,

@@ -216,6 +216,8 @@ pub(crate) struct Plan {
     file: PathBuf,
     syntax: Syntax,
     entries: Vec<(KeyPath, Value)>,
+    /// Written where the file has another value: the tool would prefer it to the entries.
+    over: Vec<(KeyPath, Value)>,
     /// What decides whether the tool uses the entries.
     checks: Vec<Check>,
     companions: Vec<Companion>,

@@ -23,6 +23,9 @@ use crate::secret::Secret;
 const PLUGIN: &str = include_str!("opencode_plugin.js");
 const NPM: &str = include_str!("opencode_npmrc");
 
+/// The agents that answer by default, and the older name of such entries. The model of an agent wins over `model`.
+const AGENTS: [[&str; 2]; 4] = [["agent", "build"], ["agent", "plan"], ["mode", "build"], ["mode", "plan"]];
+
 /// opencode's own directory, and `OPENCODE_CONFIG_DIR`, which is read in addition.
 fn directories(tool_paths: &ToolPaths) -> Vec<PathBuf> {
     let mut directories = vec![tool_paths.config.join("opencode")];
@@ -87,6 +90,7 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
             // Without it opencode sends titles and summaries to a provider of its own choice.
             (KeyPath::key(&["small_model"]), json!(model)),
         ],
+        over: AGENTS.map(|[kind, name]| (KeyPath::key(&[kind, name, "model"]), json!(model))).into(),
         checks: checks(tool_paths),
         companions,
         note,

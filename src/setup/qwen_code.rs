@@ -33,7 +33,15 @@ pub(super) fn plan(access: &Access, tool_paths: &ToolPaths) -> Result<Plan> {
     let (entries, note) = if access.shared_with_qwen_code { shared(access) } else { provider(access) };
     let selected = if access.shared_with_qwen_code { "qwen-oauth" } else { "openai" };
     let checks = checks(tool_paths, selected);
-    Ok(Plan { file: file(tool_paths), syntax: Syntax::Json, entries, checks, companions: Vec::new(), note })
+    Ok(Plan {
+        file: file(tool_paths),
+        syntax: Syntax::Json,
+        entries,
+        over: Vec::new(),
+        checks,
+        companions: Vec::new(),
+        note,
+    })
 }
 
 /// The type that the settings enforce has to be the one that is selected; the system's settings win over the user's.

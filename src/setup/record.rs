@@ -81,7 +81,8 @@ impl SetupRecord {
     /// The places where something else was before: a key, host or model of another service, kept in this record.
     pub(super) fn aside(&self) -> Vec<String> {
         let is_group = |written: &&Written| {
-            written.place.path.first().is_some_and(|first| first == "env" || first == "apiKeyHelper")
+            let first = written.place.path.first();
+            first.is_some_and(|first| ["env", "apiKeyHelper", "agent", "mode"].contains(&first.as_str()))
         };
         let had =
             |written: &&Written| written.before.as_ref().is_some_and(|before| *before != written.value && before != "");

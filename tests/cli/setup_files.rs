@@ -215,6 +215,33 @@ fn another_hosts_key_and_model_are_moved_aside_and_restored() {
     assert_eq!(machine.content_of(file), text);
 }
 
+/// The model of an agent wins over the one that `setup` writes.
+#[test]
+fn another_hosts_model_of_an_agent_of_opencode_is_moved_aside_and_restored() {
+    let file = ".config/opencode/opencode.json";
+    let theirs = json!({
+        "model": "corp/big",
+        "agent": {"build": {"model": "corp/big", "color": "red"}, "plan": {"color": "blue"}, "own": {"model": "corp/big"}},
+        "mode": {"plan": {"model": "corp/big"}},
+    });
+    let text = format!("{theirs:#}\n");
+    let machine = logged_in_at_home().holding(file, &text);
+    for _ in 0..2 {
+        let outcome = machine.run(["setup", "opencode"]).exits(0).any_stderr();
+        let line =
+            "moved aside; `qwenauth setup opencode --remove` restores it: `agent.build.model`, `mode.plan.model`";
+        assert!(outcome.stderr.contains(line) || outcome.stderr.contains("already"), "{outcome}");
+        let written: Value = serde_json::from_str(&machine.content_of(file)).unwrap();
+        let ours = &written["model"];
+        assert!(ours.as_str().unwrap().starts_with("qwenauth/"), "{written}");
+        assert_eq!((&written["agent"]["build"]["model"], &written["mode"]["plan"]["model"]), (ours, ours));
+        assert_eq!(written["agent"]["plan"], json!({"color": "blue"}));
+        assert_eq!(written["agent"]["own"]["model"], "corp/big");
+    }
+    machine.undone("opencode");
+    assert_eq!(machine.content_of(file), text);
+}
+
 #[test]
 fn values_moved_aside_are_restored_although_the_file_was_edited_since() {
     let file = ".claude/settings.json";
