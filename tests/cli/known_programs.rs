@@ -220,11 +220,15 @@ fn a_program_is_known_behind_what_starts_it_and_by_as() {
         (vec!["--", "nice", "-n", "5", "codex", "exec"], 0),
         (vec!["--", "npx", "-y", "@openai/codex@0.171.0", "exec"], 2),
         (vec!["--as", "codex", "--", "mine", "exec"], 0),
+        (vec!["--as", "codex", "--", "timeout", "60", "mine", "exec"], 0),
+        (vec!["--as", "codex", "--", "npx", "-y", "mine", "exec"], 2),
     ] {
         let outcome = machine.started(&command);
         let words = arguments(&outcome);
         assert_eq!((words[before], words.last()), ("-c", Some(&"exec")), "{command:?}");
     }
+    let outcome = machine.started(&["--as", "claude-code", "--", "mine", "-p"]);
+    assert_eq!(arguments(&outcome)[0], "--settings", "the name that `setup` has for it");
     machine.run(["exec", "--as", "nobody", "--", "mine"]).fails(
         2,
         "unknown program `nobody` after `--as`",

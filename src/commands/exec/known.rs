@@ -39,10 +39,8 @@ pub(super) struct Group<'a> {
 
 /// Nothing more than the group for a program that is not known.
 pub(super) fn prepare(args: &ExecArgs, session: &Session, group: &Group) -> Result<Prepared> {
-    let located = match &args.r#as {
-        Some(name) => Some(Located { child: known_programs::named(name)?, arguments: 1, lacks_separator: false }),
-        None => known_programs::locate(&args.command)?,
-    };
+    let named = args.r#as.as_deref().map(known_programs::named).transpose()?;
+    let located = known_programs::locate(&args.command, named)?;
     let Some(Located { child, arguments: own, lacks_separator }) = located else {
         if args.gateway && !known_programs::is_interpreter(&args.command[0]) && is_there(&args.command[0]) {
             let program = args.command[0].to_string_lossy();

@@ -103,26 +103,39 @@ pub(crate) fn is_interpreter(program: &OsStr) -> bool {
     INTERPRETERS.contains(&name_of(program).as_str())
 }
 
-/// The known program in `command`, if there is one.
-pub(crate) fn locate(command: &[OsString]) -> Result<Option<Located>> {
+/// The known program in `command`, if there is one. `named`: what the program in it is, whatever it is called.
+pub(crate) fn locate(command: &[OsString], named: Option<KnownProgram>) -> Result<Option<Located>> {
     let mut index = 0;
     let mut reads_all = false;
     while let Some(word) = command.get(index) {
         let name = name_of(word);
-        if let Some(child) = going_by(&name) {
-            let own = index + 1;
-            let separator = command[own..].iter().position(|word| word == "--").filter(|_| reads_all);
-            let arguments = separator.map_or(own, |at| own + at + 1);
-            return Ok(Some(Located { child: child?, arguments, lacks_separator: reads_all && separator.is_none() }));
+        let known = going_by(&name).transpose()?;
+        if known.is_none() {
+            let wrapper = WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name.as_str()));
+            if let Some((wrapper, next)) =
+                wrapper.and_then(|wrapper| Some((wrapper, program_behind(wrapper, command, index)?)))
+            {
+                reads_all |= wrapper.reads_all && !command[index..next].iter().any(|word| word == "--");
+                index = next;
+                continue;
+            }
+            if named.is_some() && is_interpreter(word) && has_script(command, index) {
+                index += 1;
+                continue;
+            }
         }
-        let Some(wrapper) = WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name.as_str())) else {
-            return Ok(None);
-        };
-        let Some(next) = program_behind(wrapper, command, index) else { return Ok(None) };
-        reads_all |= wrapper.reads_all && !command[index..next].iter().any(|word| word == "--");
-        index = next;
+        let Some(child) = named.or(known) else { return Ok(None) };
+        let own = index + 1;
+        let separator = command[own..].iter().position(|word| word == "--").filter(|_| reads_all);
+        let arguments = separator.map_or(own, |at| own + at + 1);
+        return Ok(Some(Located { child, arguments, lacks_separator: reads_all && separator.is_none() }));
     }
     Ok(None)
+}
+
+/// Whether the interpreter at `index` runs the file behind it: its options may name a script of another kind.
+fn has_script(command: &[OsString], index: usize) -> bool {
+    command.get(index + 1).is_some_and(|word| !word.to_string_lossy().starts_with('-'))
 }
 
 /// The index of the word that the wrapper at `index` starts.
@@ -248,7 +261,7 @@ mod tests {
             ("nohup stdbuf -o L codex", "Codex", 4),
             ("python3 -m aider --message hi", "aider", 2),
         ] {
-            let located = locate(&words(line)).unwrap();
+            let located = locate(&words(line), None).unwrap();
             let located = located.unwrap_or_else(|| panic!("{line}: nothing was found"));
             let found = (located.child.title.as_str(), located.arguments, located.lacks_separator);
             assert_eq!(found, (title, at + 1, false), "{line}");
@@ -266,7 +279,7 @@ mod tests {
             ("npx claude -p -- hi", 2, false),
             ("env A=b npm exec claude -- -p", 6, false),
         ] {
-            let located = locate(&words(line)).unwrap().unwrap();
+            let located = locate(&words(line), None).unwrap().unwrap();
             assert_eq!((located.arguments, located.lacks_separator), (arguments, lacks_separator), "{line}");
         }
     }
@@ -284,7 +297,7 @@ mod tests {
             "pnpm opencode",
             "make codex",
         ] {
-            assert!(locate(&words(line)).unwrap().is_none(), "{line}");
+            assert!(locate(&words(line), None).unwrap().is_none(), "{line}");
         }
     }
 
@@ -297,5 +310,39 @@ mod tests {
         assert_eq!(value("--models x -n"), None);
         assert_eq!(value("exec -- --model x"), None);
         assert_eq!(first_of(&options, &words("a --model=x")).unwrap(), "--model");
+    }
+
+    #[test]
+    fn an_option_with_a_value_is_found_however_both_are_written() {
+        let options = ["-c host key".to_owned(), "--config host".to_owned()];
+        let found = |line: &str| first_of(&options, &words(line));
+        for line in ["run -c host=x", "-chost=x", "-c=host=x", "-c a=b -c hosts.f.url=x"] {
+            assert_eq!(found(line).as_deref(), Some("-c host"), "{line}");
+        }
+        assert_eq!(found("-c key=x").as_deref(), Some("-c key"));
+        assert_eq!(found("--config=host=x").as_deref(), Some("--config host"));
+        for line in ["-c a=host", "-c", "host=x", "--configure host", "exec -- -c host=x"] {
+            assert_eq!(found(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_named_program_is_behind_what_starts_it_too() {
+        for (line, arguments) in [
+            ("./mine -p", 1),
+            ("timeout 5 ./mine -p", 3),
+            ("env A=b nice ./mine", 4),
+            ("node ./cli.mjs -p", 2),
+            ("npx -y mine@1 -p", 3),
+            ("uvx --from mine mine", 4),
+            ("python -m mine", 3),
+            ("python3 mine.py", 2),
+            ("sh ./mine -p", 2),
+            ("claude -p", 1),
+            ("sh -c mine", 1),
+        ] {
+            let located = locate(&words(line), Some(super::super::named("codex").unwrap())).unwrap().unwrap();
+            assert_eq!((located.child.title.as_str(), located.arguments), ("Codex", arguments), "{line}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use url::Url;
 pub(crate) use self::command_line::{Located, is_interpreter, locate};
 use self::conflicts::Reads;
 use self::support::Share;
-use super::{ToolPaths, opencode};
+use super::{TOOLS, ToolPaths, opencode};
 use crate::error::{Failed, Failure, printable};
 use crate::platform::tools;
 use crate::providers::Model;
@@ -103,10 +103,11 @@ pub(crate) struct Launch {
     pub(crate) support: Option<std::path::PathBuf>,
 }
 
-/// The program called `name`, as `exec --as` names it.
+/// The program called `name`, as `exec --as` names it: also by the name that `setup` has for it.
 pub(crate) fn named(name: &str) -> Result<KnownProgram> {
-    if let Some((.., row)) = KNOWN.iter().find(|(known, ..)| *known == name) {
-        return read(row);
+    let program = TOOLS.iter().find(|tool| tool.name == name).map_or(name, |tool| tool.program);
+    if let Some(known) = going_by(program) {
+        return known;
     }
     let mut names: Vec<&str> = KNOWN.iter().map(|(name, ..)| *name).collect();
     names.sort_unstable();
