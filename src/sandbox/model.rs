@@ -1,4 +1,7 @@
-//! An OpenAI-compatible model that repeats its input: chat completions and responses, whole or as events.
+//! An OpenAI-compatible model that repeats a line of its input: chat completions and responses, whole or as events.
+//!
+//! Hazard: a coding agent acts on what a model answers, and its own instructions have examples of edits in them. Rule: the
+//! answer is one short line.
 
 use std::time::SystemTime;
 
@@ -6,8 +9,10 @@ use crate::epoch;
 use serde_json::{Value, json};
 
 const MODELS: [&str; 2] = ["coder-model", "vision-model"];
-/// Maximum number of chunks, so that echoing a large prompt does not multiply its size.
-const MAX_PIECES: usize = 64;
+/// Maximum length of what is repeated, in characters.
+const MAX_SAID: usize = 200;
+/// Length of a chunk, in characters.
+const PIECE: usize = 8;
 
 /// What a client gets with status 200.
 pub(super) enum Output {
@@ -88,6 +93,14 @@ fn text_of(content: &Value) -> String {
     parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
 }
 
+/// What a person typed: agents put their own instructions behind it, or reminders between tags before it.
+fn line_of(text: &str) -> String {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("```"));
+    let first = lines.next().unwrap_or_default();
+    let line = if first.starts_with('<') { lines.next_back().unwrap_or(first) } else { first };
+    line.chars().take(MAX_SAID).collect()
+}
+
 /// Four bytes a token: near enough for a model that does not think.
 pub(super) fn tokens(bytes: usize) -> usize {
     bytes.div_ceil(4)
@@ -100,16 +113,15 @@ impl Echo {
             id: format!("{kind}-{:016x}", rand::random::<u64>()),
             created: epoch::seconds(SystemTime::now()),
             model: request["model"].as_str().unwrap_or(MODELS[0]).to_owned(),
-            text: format!("You said: {said}"),
+            text: format!("You said: {}", line_of(&said)),
             input_tokens: tokens(body.len()),
         })
     }
 
-    /// The text in pieces, each a few words or more.
+    /// The text in pieces, each a word or two.
     pub(super) fn pieces(&self) -> Vec<String> {
         let characters: Vec<char> = self.text.chars().collect();
-        let length = characters.len().div_ceil(MAX_PIECES).max(8);
-        characters.chunks(length).map(|piece| piece.iter().collect()).collect()
+        characters.chunks(PIECE).map(|piece| piece.iter().collect()).collect()
     }
 
     fn chat_usage(&self) -> Value {
@@ -266,7 +278,7 @@ mod tests {
         assert_eq!(usage["total_tokens"].as_u64(), Some(usage["prompt_tokens"].as_u64().unwrap() + 4));
 
         let parts = br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url"},{"type":"text","text":"b"}]}]}"#;
-        assert_eq!(whole(chat(parts))["choices"][0]["message"]["content"], "You said: a\nb");
+        assert_eq!(whole(chat(parts))["choices"][0]["message"]["content"], "You said: a");
         let silent = br#"{"messages":[]}"#;
         assert_eq!(whole(chat(silent))["choices"][0]["message"]["content"], "You said: ");
     }
@@ -330,8 +342,17 @@ mod tests {
     }
 
     #[test]
-    fn a_large_prompt_is_echoed_in_few_pieces() {
+    fn one_short_line_is_echoed_and_nothing_that_an_agent_would_act_on() {
+        for (text, said) in [
+            ("ping\n\nReturn edits like this:\nfile.js\n```\n// all of it\n```\n", "ping"),
+            ("<reminder>\nUse tools.\n</reminder>\n\nping\n", "ping"),
+            ("```\nping\n```", "ping"),
+            ("<b>", "<b>"),
+            ("", ""),
+        ] {
+            assert_eq!(line_of(text), said, "{text:?}");
+        }
         let body = json!({ "stream": true, "messages": [{ "role": "user", "content": "x".repeat(1_000_000) }] });
-        assert!(events(chat(body.to_string().as_bytes())).len() < MAX_PIECES + 5);
+        assert!(events(chat(body.to_string().as_bytes())).len() < 40);
     }
 }
