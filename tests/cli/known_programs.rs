@@ -462,6 +462,17 @@ fn llm_keeps_its_history() {
     assert!(!folder.join("keys.json").exists(), "a key of another host is in force");
 }
 
+/// What it writes is in its own directory, where it also is without `exec` and with another model.
+#[test]
+fn llms_history_begins_in_its_own_directory() {
+    let machine = Machine::new().logged_in().with_stand_ins(&["llm"]);
+    let outcome = machine.started(&["--", "llm"]);
+    let folder = variable(&outcome, "LLM_USER_PATH").unwrap().replace("{home}", &machine.home().display().to_string());
+    fs::write(PathBuf::from(folder).join("logs.db"), "new").unwrap();
+    let theirs = machine.home().join(".config/io.datasette.llm/logs.db");
+    assert_eq!(fs::read_to_string(theirs).unwrap(), "new");
+}
+
 #[test]
 fn an_unknown_program_with_a_gateway_is_reported_in_one_line() {
     let machine = Machine::new().logged_in().with_stand_ins(&["mine"]);

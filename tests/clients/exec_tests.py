@@ -208,6 +208,14 @@ def pairs(names, profiles):
     }
 
 
-TESTS = pairs(PROGRAMS, ["dashscope"])
+def llm_history_is_its_own(machine):
+    """What was asked under `exec` is in the history without it."""
+    run = Run(machine, "dashscope", PROGRAMS["llm"])
+    run.assert_answered(run.start(), by_gateway=False)
+    logs = machine.start("llm", "logs", "-n", "1", **run.environment()).succeed()
+    assert "practice answer to:" in logs.stdout, f"no history: {logs.stdout!r} {logs.stderr}"
+
+
+TESTS = pairs(PROGRAMS, ["dashscope"]) | {"llm_exec_history": (["python-clients"], llm_history_is_its_own)}
 # All other pairs: `run --all`, in `.ci/long`.
 LONG = {name: test for name, test in pairs(PROGRAMS, PROFILES).items() if name not in TESTS}

@@ -19,6 +19,7 @@ use crate::sha256::short_sha256;
 pub(super) struct Share {
     from: String,
     names: Vec<String>,
+    directories: Vec<String>,
 }
 
 impl KnownProgram {
@@ -64,11 +65,18 @@ fn write(file: &Path, text: &str) -> Result<()> {
 
 impl Share {
     /// What cannot be linked is left out: the program then keeps it in our directory.
+    ///
+    /// A file is linked before it exists, and the program makes it through the link: a history that began in our directory
+    /// would be seen by no other run.
     fn link(&self, directory: &Path, around: &Surroundings) {
         let from = self.from.replace("{llm}", &around.tool_paths.places.llm.display().to_string());
-        for name in &self.names {
-            let (theirs, ours) = (Path::new(&from).join(name), directory.join(name));
-            if theirs.exists() && ours.symlink_metadata().is_err() {
+        let from = Path::new(&from);
+        let has_place = files::make_directory(from).is_ok();
+        let is_there = |name: &&String| from.join(name).exists();
+        let names = self.names.iter().filter(|name| has_place || is_there(name));
+        for name in names.chain(self.directories.iter().filter(is_there)) {
+            let (theirs, ours) = (from.join(name), directory.join(name));
+            if ours.symlink_metadata().is_err() {
                 let linked = disk::symlink(&theirs, &ours);
                 log::debug!("`{}` linked from `{}`: {linked:?}", ours.display(), theirs.display());
             }
@@ -94,7 +102,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     #[expect(clippy::disallowed_methods, reason = "the files of another program")]
-    fn what_is_not_there_is_not_linked_and_what_is_there_stays() {
+    fn a_file_is_linked_before_it_is_there_and_what_is_there_stays() {
         let directory = tempfile::tempdir().unwrap();
         let [theirs, ours] = ["theirs", "ours"].map(|name| directory.path().join(name));
         for directory in [&theirs, &ours] {
@@ -104,13 +112,16 @@ mod tests {
         std::fs::write(theirs.join("kept"), "").unwrap();
         std::fs::write(ours.join("kept"), "ours").unwrap();
         let names = ["linked", "kept", "missing"].map(str::to_owned).to_vec();
-        let share = Share { from: theirs.display().to_string(), names };
+        let directories = vec!["directory".to_owned()];
+        let share = Share { from: theirs.display().to_string(), names, directories };
         let tool_paths = ToolPaths::of(directory.path(), directory.path());
         let around =
             Surroundings { tool_paths: &tool_paths, state: directory.path(), merged: None, allow_files: false };
         share.link(&ours, &around);
         assert_eq!(ours.join("linked").read_link().unwrap(), theirs.join("linked"));
         assert_eq!(std::fs::read_to_string(ours.join("kept")).unwrap(), "ours");
-        assert!(ours.join("missing").symlink_metadata().is_err());
+        std::fs::write(ours.join("missing"), "new").unwrap();
+        assert_eq!(std::fs::read_to_string(theirs.join("missing")).unwrap(), "new");
+        assert!(ours.join("directory").symlink_metadata().is_err(), "no program makes a directory through a link");
     }
 }
