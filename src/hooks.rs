@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::environment::variable;
 use crate::error::{Trouble, note};
 use crate::paths::StateDirectory;
-use crate::platform::{disk, files, processes};
+use crate::platform::{files, processes};
 use crate::sha256::short_sha256;
 use crate::usage::Event;
 
@@ -92,7 +92,7 @@ impl Hooks {
     fn is_first(&self, name: &str, occurrence: &str) -> Result<bool> {
         files::make_directory(&self.directory)?;
         let marker = short_sha256(format!("{name}/{occurrence}"), 32);
-        match disk::create_new(&self.directory.join(marker)) {
+        match files::create_whole(&self.directory.join(marker), b"") {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error.into()),

@@ -389,6 +389,18 @@ fn root_changes_nothing_but_credentials_in_anothers_home() {
 }
 
 #[test]
+fn what_root_makes_for_a_team_belongs_to_the_owner_of_the_home() {
+    if !is_root() {
+        return;
+    }
+    let machine = home_of_another(Machine::new());
+    drop(machine.run(["keys", "create", "ann"]).any_stdout().any_stderr());
+    let secret = machine.home().join(".local/share/qwenauth/team/secret");
+    assert_eq!(owner_and_mode(&secret), (NOBODY, 0o600));
+    each_path(&machine.home(), &mut |path| assert_eq!(owner_and_mode(path).0, NOBODY, "{}", path.display()));
+}
+
+#[test]
 fn root_leaves_a_hard_link_in_anothers_home_to_a_file_of_its_own() {
     if !is_root() {
         return;

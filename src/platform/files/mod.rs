@@ -267,7 +267,8 @@ pub(crate) fn create_durable(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// Creates a private file that never appears without its content; fails with [`io::ErrorKind::AlreadyExists`] if there
-/// is one. If the process is killed, the partial file is cleaned up with those of [`PendingFile`].
+/// is one. Made by root, it belongs to the owner of its directory. If the process is killed, the partial file is cleaned up
+/// with those of [`PendingFile`].
 pub(crate) fn create_whole(path: &Path, bytes: &[u8]) -> io::Result<File> {
     create(path, bytes, |_| Ok(()))
 }
@@ -278,6 +279,7 @@ fn create(path: &Path, bytes: &[u8], flush: fn(&File) -> io::Result<()>) -> io::
     let mut builder = tempfile::Builder::new();
     let prefix = temporary_prefix(&beside);
     let mut temporary = disk::temporary(builder.prefix(&prefix).suffix(".tmp"), directory_of(path))?;
+    access::inherit_owner(temporary.as_file(), path).map_err(io::Error::other)?;
     temporary.as_file_mut().write_all(bytes)?;
     flush(temporary.as_file())?;
     match temporary.persist_noclobber(path) {
@@ -286,7 +288,11 @@ fn create(path: &Path, bytes: &[u8], flush: fn(&File) -> io::Result<()>) -> io::
         // A file system that has neither hard links nor a rename that keeps an existing file.
         Err(_) => {
             let mut file = disk::create_new(path)?;
-            file.write_all(bytes).and_then(|()| flush(&file)).inspect_err(|_| drop(fs::remove_file(path)))?;
+            access::inherit_owner(&file, path)
+                .map_err(io::Error::other)
+                .and_then(|()| file.write_all(bytes))
+                .and_then(|()| flush(&file))
+                .inspect_err(|_| drop(fs::remove_file(path)))?;
             Ok(file)
         }
     }
