@@ -14,6 +14,10 @@ use serde_json::value::RawValue;
 use crate::gateway::forward::fallback::GENERATING;
 use crate::keys::{Money, Price};
 
+/// Requests that only count the tokens of what they contain. Providers charge nothing for them, and their responses state
+/// no usage.
+const COUNTING: [&str; 2] = ["/messages/count_tokens", "/responses/input_tokens"];
+
 /// Assumed tokens of a completion if the request sets no maximum.
 const USUAL_COMPLETION: u64 = 4096;
 
@@ -68,6 +72,9 @@ impl RequestFields {
     }
 
     pub(in crate::gateway) fn estimate(&self, length: u64, path: &str) -> Estimate {
+        if COUNTING.contains(&path) {
+            return Estimate::default();
+        }
         let completion = if GENERATING.contains(&path) { self.most.unwrap_or(USUAL_COMPLETION) } else { 0 };
         Estimate { prompt: length.div_ceil(BYTES_PER_TOKEN), completion: completion.saturating_mul(self.copies.max(1)) }
     }
@@ -255,5 +262,8 @@ mod tests {
         }
         let fields = RequestFields::read(br#"{"model":"m"}"#).unwrap();
         assert_eq!(fields.estimate(10, "/embeddings"), Estimate { prompt: 3, completion: 0 });
+        for path in COUNTING {
+            assert_eq!(fields.estimate(200_000, path), Estimate::default(), "{path}");
+        }
     }
 }
