@@ -45,6 +45,16 @@ pub(crate) struct Counts {
     /// Responses with status 429 from the provider.
     pub(crate) rate_limited: u64,
     pub(crate) wait_ms: u64,
+    /// What the keys of people and jobs were charged, estimates included: tokens, and nanodollars at the prices of that time.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) charged_tokens: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) charged_nanodollars: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Counts {
@@ -57,12 +67,14 @@ impl Counts {
         add(&mut self.completion_tokens, other.completion_tokens);
         add(&mut self.rate_limited, other.rate_limited);
         add(&mut self.wait_ms, other.wait_ms);
+        add(&mut self.charged_tokens, other.charged_tokens);
+        add(&mut self.charged_nanodollars, other.charged_nanodollars);
     }
 }
 
 impl Counts {
     /// Each by its name.
-    pub(crate) fn named(&self) -> [(&'static str, u64); 6] {
+    pub(crate) fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("requests", self.requests),
             ("tries", self.tries),
@@ -70,6 +82,8 @@ impl Counts {
             ("completion_tokens", self.completion_tokens),
             ("rate_limited", self.rate_limited),
             ("wait_ms", self.wait_ms),
+            ("charged_tokens", self.charged_tokens),
+            ("charged_nanodollars", self.charged_nanodollars),
         ]
     }
 
@@ -82,6 +96,8 @@ impl Counts {
             completion_tokens: named("completion_tokens"),
             rate_limited: named("rate_limited"),
             wait_ms: named("wait_ms"),
+            charged_tokens: named("charged_tokens"),
+            charged_nanodollars: named("charged_nanodollars"),
         }
     }
 }
@@ -563,6 +579,26 @@ mod tests {
     }
 
     #[test]
+    fn charges_are_summed_up_and_a_line_without_them_is_read() {
+        let state = tempfile::tempdir().unwrap();
+        let mut ledger = Ledger::new(state.path(), "work", "qwen");
+        let charged = |tokens, nanodollars| Counts {
+            requests: 1,
+            charged_tokens: tokens,
+            charged_nanodollars: nanodollars,
+            ..Counts::default()
+        };
+        for counts in [charged(0, 0), charged(4114, 20_498_000), charged(6, 7)] {
+            ledger.add(DAY, None, "m", &counts);
+            written(&mut ledger);
+        }
+        let text = std::fs::read_to_string(directory_of(state.path()).join(format!("{DAY}.jsonl"))).unwrap();
+        assert_eq!(text.matches("charged_").count(), 4, "what charged nothing does not say so: {text}");
+        let sum = Summary::read(state.path(), DAY).unwrap().counts.into_values().next().unwrap();
+        assert_eq!(sum, Counts { requests: 3, ..charged(4120, 20_498_007) });
+    }
+
+    #[test]
     fn a_file_is_summed_up_once_it_is_three_days_old_and_has_grown() {
         let state = tempfile::tempdir().unwrap();
         let now: jiff::Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
@@ -594,10 +630,18 @@ mod tests {
 
     #[test]
     fn counts_are_the_same_by_their_names() {
-        let counts =
-            Counts { requests: 1, tries: 2, prompt_tokens: 3, completion_tokens: 4, rate_limited: 5, wait_ms: 6 };
+        let counts = Counts {
+            requests: 1,
+            tries: 2,
+            prompt_tokens: 3,
+            completion_tokens: 4,
+            rate_limited: 5,
+            wait_ms: 6,
+            charged_tokens: 7,
+            charged_nanodollars: 8,
+        };
         let named = counts.named();
-        assert_eq!(named[5], ("wait_ms", 6));
+        assert_eq!(named[5..], [("wait_ms", 6), ("charged_tokens", 7), ("charged_nanodollars", 8)]);
         let value = |name: &str| named.iter().find(|(known, _)| *known == name).unwrap().1;
         assert_eq!(Counts::of(value), counts);
     }

@@ -45,7 +45,7 @@ fn used(summary: &Summary, screen: Screen) -> Vec<String> {
     let mut table = Table::new().fixed("DAY").text("PROFILE").text("MODEL");
     table = ["REQUESTS", "SENT", "IN", "OUT", "429", "WAIT"].into_iter().fold(table, Table::number);
     for ((day, profile, _, model), counts) in by_model(summary) {
-        let Counts { requests, tries, prompt_tokens, completion_tokens, rate_limited, wait_ms } = counts;
+        let Counts { requests, tries, prompt_tokens, completion_tokens, rate_limited, wait_ms, .. } = counts;
         let mut row = vec![day.to_owned(), printable(profile), printable(model)];
         let counted = [requests, tries, prompt_tokens, completion_tokens, rate_limited];
         row.extend(counted.map(|number| count(number, screen)));

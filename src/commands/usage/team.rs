@@ -125,6 +125,8 @@ fn as_json(by: UsageBy, group: Option<&str>, sum: &Sum, name: impl Fn(&str) -> S
         "rate_limited": counts.rate_limited,
         "wait_ms": counts.wait_ms,
         "cost_usd": sum.cost.map(Money::dollars),
+        "charged_tokens": counts.charged_tokens,
+        "charged_usd": Money(counts.charged_nanodollars).dollars(),
     });
     if by == UsageBy::Key {
         row["name"] = group.map(name).into();
@@ -157,6 +159,10 @@ fn as_text(
     if has_prices {
         table = table.number("USD");
     }
+    let has_charges = sums.values().any(|sum| sum.counts.charged_nanodollars > 0);
+    if has_charges {
+        table = table.number("CHARGED");
+    }
     for (group, sum) in sums {
         let shown = match group {
             Some(id) if by == UsageBy::Key => name(id),
@@ -164,13 +170,14 @@ fn as_text(
             None if by == UsageBy::Owner => "(no owner)".to_owned(),
             None => OWN.to_owned(),
         };
-        let Counts { requests, prompt_tokens, completion_tokens, rate_limited, .. } = sum.counts;
+        let Counts { requests, prompt_tokens, completion_tokens, rate_limited, charged_nanodollars, .. } = sum.counts;
         let mut row = vec![printable(&shown)];
         row.extend((by == UsageBy::Key).then(|| printable(sum.owner.as_deref().unwrap_or("-"))));
         row.extend([requests, prompt_tokens, completion_tokens, rate_limited].map(|number| count(number, screen)));
         row.extend(
             has_prices.then(|| sum.cost.map_or_else(|| "?".to_owned(), |cost| format!("{:.4}", cost.dollars()))),
         );
+        row.extend(has_charges.then(|| format!("{:.4}", Money(charged_nanodollars).dollars())));
         table.row(row);
     }
     table.lines(screen).join("\n") + "\n"

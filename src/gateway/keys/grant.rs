@@ -99,13 +99,11 @@ impl HeldGrant {
         self.was_sent = false;
         self.account = None;
     }
-}
 
-impl Drop for HeldGrant {
-    fn drop(&mut self) {
+    /// What the key is charged if the request ends now; `None`: nothing was sent, and it is given back.
+    pub(in crate::gateway) fn charged(&self) -> Option<Used> {
         if !self.was_sent && !self.is_sending {
-            let rate = self.account.as_ref().map(|account| account.pacing.windows());
-            return self.engine.give_back(&self.grant, rate);
+            return None;
         }
         let (used, answered) = match self.bill {
             _ if self.is_sending => (self.estimate, None),
@@ -115,6 +113,16 @@ impl Drop for HeldGrant {
         };
         // A server may choose the model, so the dearer one counts.
         let cost = used.cost(self.price).max(used.cost(answered));
-        self.engine.settle(&self.grant, Used { tokens: used.tokens(), cost });
+        Some(Used { tokens: used.tokens(), cost })
+    }
+}
+
+impl Drop for HeldGrant {
+    fn drop(&mut self) {
+        if let Some(used) = self.charged() {
+            return self.engine.settle(&self.grant, used);
+        }
+        let rate = self.account.as_ref().map(|account| account.pacing.windows());
+        self.engine.give_back(&self.grant, rate);
     }
 }

@@ -25,6 +25,7 @@ use super::gen_ai::{self, Call, GenAi};
 use super::metrics::{Histogram, head};
 use crate::epoch;
 use crate::error::{Trouble, note};
+use crate::limits::Used;
 use crate::platform::{disk, threads};
 use crate::secret::Secret;
 use crate::sha256::short_sha256;
@@ -66,6 +67,8 @@ pub(in crate::gateway) struct Outcome {
     pub(in crate::gateway) fallback: Option<&'static str>,
     pub(super) prompt_tokens: u64,
     pub(super) completion_tokens: u64,
+    /// What the key of a person or job was charged; `None` without one, or if nothing was sent.
+    pub(super) charged: Option<Used>,
     /// Whether the answer reached its end.
     pub(in crate::gateway) complete: bool,
     /// Whether the provider cut it off.
@@ -153,6 +156,7 @@ impl Entry {
             fallback,
             prompt_tokens,
             completion_tokens,
+            charged,
             complete,
             ..
         } = &self.outcome;
@@ -172,6 +176,8 @@ impl Entry {
             "fallback": fallback,
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
+            "charged_tokens": charged.map(|charged| charged.tokens),
+            "charged_usd": charged.map(|charged| charged.cost.dollars()),
             "ms": epoch::whole_milliseconds(took),
         })
     }

@@ -17,6 +17,7 @@ use crate::gateway::keys::grant::HeldGrant;
 use crate::gateway::profiles::served_account::ServedAccount;
 use crate::gateway::request::request_body::RequestBody;
 use crate::gateway::upstream::{Answer, SendError};
+use crate::limits::Used;
 use crate::usage::{Counts, KeyUser};
 
 /// How long the body of a request that is rejected at once is read to find its model.
@@ -187,8 +188,13 @@ fn small(number: u64) -> HeaderValue {
 
 impl Drop for UsageRecord {
     fn drop(&mut self) {
+        let charged = self.grant.as_ref().and_then(HeldGrant::charged);
+        if let Some(Used { tokens, cost }) = charged {
+            (self.counts.charged_tokens, self.counts.charged_nanodollars) = (tokens, cost.0);
+        }
         if let Some(entry) = &mut self.entry {
             let outcome = &mut entry.outcome;
+            outcome.charged = charged;
             if let Some(account) = &self.account {
                 outcome.profile = Some(Rc::clone(&account.profile));
             }

@@ -299,6 +299,8 @@ fn each_request_has_a_line_in_the_log_with_names_counts_and_times_and_no_secret(
             "fallback",
             "prompt_tokens",
             "completion_tokens",
+            "charged_tokens",
+            "charged_usd",
             "ms"
         ]
     );

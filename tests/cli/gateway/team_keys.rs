@@ -426,6 +426,17 @@ fn a_rejected_request_costs_nothing_and_one_without_usage_costs_the_estimate() {
     send(&gateway, &key, "POST /v1/chat/completions", body).is(200);
     // 40 bytes are 10 tokens.
     until("it is settled", || listed(&machine, "ann")["used"]["spent_usd"] == 0.010_01);
+    send(&gateway, &key, "POST /v1/messages/count_tokens", body).is(200);
+    assert_eq!(settled(&machine, "ann")["spent_usd"], 0.010_01, "counting is free");
+    let usage = || -> Value {
+        let usage: Value = serde_json::from_str(&printed(&machine, &["usage", "--team", "--json"])).unwrap();
+        usage["usage"][0].clone()
+    };
+    until("it is in the ledger", || usage()["requests"] == 3);
+    let row = usage();
+    assert_eq!((&row["charged_usd"], &row["charged_tokens"]), (&0.010_01.into(), &110.into()), "{row}");
+    assert_eq!((&row["cost_usd"], &row["completion_tokens"]), (&0.0.into(), &0.into()), "{row}");
+    assert!(printed(&machine, &["usage", "--team"]).contains("CHARGED"));
 }
 
 /// A key, and what it has used once nothing of it is in flight.
