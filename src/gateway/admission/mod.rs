@@ -45,16 +45,21 @@ static KEY_HEADERS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), Hea
 /// What is done with a request.
 enum Admitted {
     /// The part of its path after `/v1` is sent to a profile.
-    Forwarded { served: Rc<ServedProfile>, rest: String, key: Option<Rc<KeyRecord>> },
+    Forwarded {
+        served: Rc<ServedProfile>,
+        rest: String,
+        key: Option<Rc<KeyRecord>>,
+    },
     /// A token of a CI job is exchanged for a key.
     Exchanged,
     /// The gateway answers by itself.
     Answered(Response<ResponseBody>),
+    Refused(Refusal),
 }
 
 impl From<Refusal> for Admitted {
     fn from(refusal: Refusal) -> Self {
-        Self::Answered(refusal.into_response())
+        Self::Refused(refusal)
     }
 }
 
@@ -74,7 +79,14 @@ pub(super) async fn answer(gateway: &Gateway, peer: &Peer, request: Request<Clie
             entry.answered(response.status());
             response
         }
+        Admitted::Refused(refusal) => refuse(&mut entry, refusal),
     }
+}
+
+/// The response, with the code of `refusal` as the reason in the log.
+fn refuse(entry: &mut Entry, refusal: Refusal) -> Response<ResponseBody> {
+    entry.refused(refusal.status, refusal.code);
+    refusal.into_response()
 }
 
 async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, entry: &mut Entry) -> Admitted {
@@ -82,7 +94,7 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
         let message = format!("the gateway does not forward {}", request.method());
         let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).finally();
         let allowed = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-        return Admitted::Answered(with(refusal.into_response(), ALLOW, allowed));
+        return Admitted::Answered(with(refuse(entry, refusal), ALLOW, allowed));
     }
     if let Err(refusal) = check_source(gateway, gateway.checks_host, request) {
         return refusal.into();
@@ -101,16 +113,15 @@ async fn admit(gateway: &Gateway, peer: &Peer, request: &Request<ClientBody>, en
     if exchanges && request.method() == Method::POST && request.uri().path() == exchange::PATH {
         return Admitted::Exchanged;
     }
-    let key = match authenticate(gateway, request.headers()).await {
+    let key = match authenticate(gateway, request.headers(), entry).await {
         Ok(key) => key,
         Err(refusal) => return refusal.into(),
     };
-    entry.outcome.key = key.as_ref().map(|key| key.id.clone());
     peer.is_known();
     if wants_websocket(request.headers()) {
         let message = "the gateway speaks HTTP/1.1 only, not WebSocket: send the request without `Upgrade`";
         let refusal = Refusal::new(StatusCode::UPGRADE_REQUIRED, "websocket_not_supported", message).finally();
-        let response = with(refusal.into_response(), UPGRADE, "HTTP/1.1");
+        let response = with(refuse(entry, refusal), UPGRADE, "HTTP/1.1");
         return Admitted::Answered(with(response, CONNECTION, "upgrade"));
     }
     let is_get = request.method() == Method::GET;
@@ -217,15 +228,20 @@ fn is_local(gateway: &Gateway, host: &str) -> bool {
         || gateway.options.allow_hosts.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
-/// Whose key a request has: `None` is the gateway's own.
+/// Whose key a request has: `None` is the gateway's own. The log gets its id, also of one that is not valid any more.
 ///
 /// Errors: it has none that is valid.
-async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<Rc<KeyRecord>>, Refusal> {
+async fn authenticate(
+    gateway: &Gateway,
+    headers: &HeaderMap,
+    entry: &mut Entry,
+) -> Result<Option<Rc<KeyRecord>>, Refusal> {
     let is_own = {
         let own = gateway.key.borrow();
         shown_keys(headers).any(|shown| shown.ct_eq(own.expose().as_bytes()).into())
     };
     if is_own {
+        entry.note_own_key();
         return Ok(None);
     }
     let Some(team) = &gateway.team else {
@@ -234,7 +250,7 @@ async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Option<R
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally());
     };
     for text in shown_keys(headers).filter_map(|shown| std::str::from_utf8(shown).ok()) {
-        if let Some(key) = Box::pin(team.identify(text)).await? {
+        if let Some(key) = Box::pin(team.identify(text, &mut entry.outcome.key)).await? {
             return Ok(Some(key));
         }
     }

@@ -63,7 +63,7 @@ pub(super) async fn forward(
 ) -> Response<ResponseBody> {
     entry.outcome.profile = Some(Rc::clone(&served.profile));
     if let Err(refusal) = check_length(request.headers(), gateway.options.max_body) {
-        entry.answered(refusal.status);
+        entry.refused(refusal.status, refusal.code);
         return refusal.into_response();
     }
     let mut proxied = ProxiedRequest::begin(gateway, &served, request, rest, key, entry);

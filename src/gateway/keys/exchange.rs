@@ -57,7 +57,10 @@ pub(in crate::gateway) async fn exchange(
             response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
         }
-        Err(refusal) => of_refusal(&refusal),
+        Err(refusal) => {
+            entry.outcome.reason = Some(refusal.code);
+            of_refusal(&refusal)
+        }
     }
 }
 

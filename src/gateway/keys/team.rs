@@ -81,11 +81,26 @@ impl Team {
     }
 
     /// The key that a client sent, or the one whose limits apply to its token. `None`: it is not a key of the team.
+    /// `id` gets that of a key that is known, also if it has expired or was revoked. Of a revoked key no more than the id is
+    /// known, so that is what the client states.
     ///
     /// Errors: an expired key, a rejected token, or the issuer or server cannot be queried.
-    pub(in crate::gateway) async fn identify(&self, text: &str) -> Result<Option<Rc<KeyRecord>>, Refusal> {
+    pub(in crate::gateway) async fn identify(
+        &self,
+        text: &str,
+        id: &mut Option<String>,
+    ) -> Result<Option<Rc<KeyRecord>>, Refusal> {
+        let found = self.find(text, id).await?;
+        if let Some(key) = &found {
+            *id = Some(key.id.clone());
+        }
+        Ok(found)
+    }
+
+    async fn find(&self, text: &str, id: &mut Option<String>) -> Result<Option<Rc<KeyRecord>>, Refusal> {
         if JobKey::looks_like_one(text) {
             let Some(job) = JobKey::open(text, &self.secret.borrow(), self.engine.now()) else { return Ok(None) };
+            *id = Some(job.key.clone());
             return self.named(&job.key, &job.owner).await.map(Some);
         }
         if !self.issuers.is_empty() && jwt::looks_like_one(text) {
@@ -98,11 +113,17 @@ impl Team {
         if !matches!(shown, Shown::Valid(_)) {
             // The record that was read earlier may be outdated.
             let record = self.engine.look_up_now(key.id()).await.map_err(|_| unavailable())?;
+            if let Some(revoked) = record.as_ref().filter(|record| record.revoked_at.is_some()) {
+                *id = Some(revoked.id.clone());
+            }
             shown = Shown::of(record, &key, &self.secret.borrow(), self.engine.now());
         }
         match shown {
             Shown::Valid(record) => Ok(Some(record)),
-            Shown::Expired(record) => Err(expired(&record)),
+            Shown::Expired(record) => {
+                *id = Some(record.id.clone());
+                Err(expired(&record))
+            }
             Shown::Unknown => Ok(None),
         }
     }

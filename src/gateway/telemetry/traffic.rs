@@ -45,7 +45,7 @@ const BOUNDS: [f64; 12] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
 /// How a request ended, filled in on its way.
 #[derive(Default)]
 pub(in crate::gateway) struct Outcome {
-    /// The id of the key of a person or job; `None` for the gateway's own.
+    /// The id of the key, also of one that has expired or was revoked; `None`: no known key was shown.
     pub(in crate::gateway) key: Option<String>,
     pub(in crate::gateway) profile: Option<Rc<str>>,
     pub(in crate::gateway) provider: Option<String>,
@@ -86,10 +86,23 @@ pub(in crate::gateway) struct Entry {
 }
 
 impl Entry {
+    /// The client has shown the gateway's own key.
+    pub(in crate::gateway) fn note_own_key(&mut self) {
+        if self.traffic.log.is_some() {
+            self.outcome.key = Some(self.traffic.key_id.borrow().clone());
+        }
+    }
+
     /// The gateway answered by itself.
     pub(in crate::gateway) fn answered(&mut self, status: StatusCode) {
         self.outcome.status = Some(status);
         self.outcome.complete = true;
+    }
+
+    /// The gateway rejected the request; `code` is that of its error.
+    pub(in crate::gateway) fn refused(&mut self, status: StatusCode, code: &'static str) {
+        self.outcome.reason = Some(code);
+        self.answered(status);
     }
 
     /// Whether a log or metrics have more of it than its profile, status and duration.
@@ -162,7 +175,7 @@ impl Entry {
         } = &self.outcome;
         json!({
             "time": jiff::Timestamp::try_from(SystemTime::now() - took).map(|at| format!("{at:.3}")).unwrap_or_default(),
-            "key": key.clone().unwrap_or_else(|| self.traffic.key_id.borrow().clone()),
+            "key": key,
             "profile": profile.as_deref(),
             "provider": provider,
             "model": model,
@@ -500,6 +513,8 @@ mod tests {
         traffic.use_key(&Secret::new("key".to_owned()));
         let mut entry = traffic.begin(&Method::GET, "/v1/models");
         entry.outcome.waited = Duration::from_millis(1500);
+        assert_eq!(entry.line(Duration::ZERO)["key"], Value::Null, "nobody has shown the key");
+        entry.note_own_key();
         let line = entry.line(Duration::from_millis(2750));
         // The beginning of the key's SHA-256.
         assert_eq!(line["key"], "2c70e12b");

@@ -354,6 +354,10 @@ fn requests_that_the_gateway_itself_rejects_are_logged() {
     assert_eq!(statuses, [Some(405), Some(404), Some(413), None, None, Some(401)]);
     let whole: Vec<_> = lines.iter().map(|line| line["complete"] == true).collect();
     assert_eq!(whole, [true, true, true, false, false, true]);
+    let named: Vec<_> = lines.iter().map(|line| line["key"].is_string()).collect();
+    assert_eq!(named, [false, true, true, true, true, false], "only who has shown the key is named by it");
+    let reasons = [0, 1, 2, 5].map(|at| lines[at]["reason"].clone());
+    assert_eq!(reasons, ["method_not_allowed", "not_found", "request_too_large", "invalid_api_key"]);
 }
 
 #[test]

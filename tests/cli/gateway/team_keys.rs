@@ -126,8 +126,10 @@ fn a_key_is_printed_once_and_is_in_no_file_log_or_process_list() {
     for text in texts {
         assert!(!text.contains(secret), "{text}");
     }
-    let line: Value = serde_json::from_str(fs::read_to_string(&log).unwrap().lines().next().unwrap()).unwrap();
-    assert_eq!(line["key"], key[3..11]);
+    let lines: Vec<Value> =
+        fs::read_to_string(&log).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["key"], key[3..11]);
+    assert_eq!((&lines[1]["key"], &lines[1]["reason"]), (&Value::Null, &"invalid_api_key".into()));
 }
 
 #[test]
@@ -199,6 +201,26 @@ fn each_rejection_has_its_status_code_and_headers() {
     is_refused(&chat(&gateway, &gone), 403, "key_expired");
     is_refused(&chat(&gateway, "qa_nothing"), 401, "invalid_api_key");
     is_refused(&chat(&gateway, ""), 401, "invalid_api_key");
+}
+
+#[test]
+fn the_log_names_a_key_that_has_expired_or_was_revoked() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let log = machine.directory().join("requests.jsonl");
+    let gateway = start(&machine, &["--log", log.to_str().unwrap()]);
+    let [revoked, gone] = [create(&machine, &["old"]), create(&machine, &["gone", "--expires", "1d"])];
+    printed(&machine, &["keys", "revoke", "old", "--yes"]);
+    let text = fs::read_to_string(keys_file(&machine)).unwrap();
+    let at = text.find("\"expires_at\":").unwrap() + 13;
+    crate::machine::write_private(&keys_file(&machine), text[..at].to_owned() + "1" + &text[at + 10..]);
+    is_refused(&chat(&gateway, &gone), 403, "key_expired");
+    is_refused(&chat(&gateway, &revoked), 401, "invalid_api_key");
+    let read = || fs::read_to_string(&log).unwrap_or_default();
+    until("the requests are logged", || read().lines().count() == 2);
+    let lines: Vec<Value> = read().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let named: Vec<_> = lines.iter().map(|line| (line["key"].as_str(), line["reason"].as_str())).collect();
+    assert_eq!(named, [(Some(&gone[3..11]), Some("key_expired")), (Some(&revoked[3..11]), Some("invalid_api_key"))]);
 }
 
 #[test]
