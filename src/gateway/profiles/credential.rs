@@ -3,7 +3,8 @@
 //! Hazard: the file may change between any two requests (a renewal by another process, a login, a logout), and reading
 //! it involves locks, disk and network.
 //! Rule: the cached credential is used as long as the file's metadata is unchanged and the token is valid. Everything
-//! else runs on a separate thread, once for all waiting requests, and is never cancelled.
+//! else runs on a separate thread, once for all waiting requests, and is never cancelled. A file that names a key and is
+//! being replaced may hold none for a moment: the last key stays in force as long as there is a file.
 
 use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
@@ -18,8 +19,10 @@ use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::{Mutex, oneshot};
 
 use super::edge::{Edge, NoToken};
-use crate::credentials::{ApiMark, Credential, CredentialSource, Lifetime, MARGIN, Stored, Why, fresh, renew};
-use crate::error::{Failed, Failure, Report};
+use crate::credentials::{
+    ApiMark, Credential, CredentialSource, GivenKey, Lifetime, MARGIN, Stored, Why, fresh, renew,
+};
+use crate::error::{Failed, Failure, Report, Trouble};
 use crate::gateway::request::anthropic::Endpoint;
 use crate::gateway::upstream::Origin;
 use crate::http;
@@ -39,6 +42,9 @@ const RENEWED_FOR: Duration = Duration::from_secs(10);
 /// How long the file counts as unchanged after a look at it: less than a process needs to end and another to send a request.
 /// Under load a look costs a twentieth of a request.
 const UNSEEN: Duration = Duration::from_millis(1);
+
+/// How long a file with a key may be unusable before that is reported: a program that writes another key empties it first.
+const UNUSABLE_FOR: Duration = Duration::from_secs(1);
 
 /// What the thread found, or another machine published.
 pub(in crate::gateway) struct Found {
@@ -156,12 +162,17 @@ impl CredentialCache {
         let missing = Arc::clone(&was_missing);
         let work = move || {
             let mut failure: Option<(Instant, Failed)> = None;
+            let mut last_key = source.given.as_ref().and_then(GivenKey::file).map(|_| LastKey::default());
             for Job { since, wanted, reply } in queue {
                 // A request that waited during the failure shares it instead of trying again.
                 let found = match &failure {
                     Some((at, failed)) if since < *at => Err(failed.clone()),
                     _ => {
                         let found = find(&source, &wanted);
+                        let found = match &mut last_key {
+                            Some(last_key) => last_key.unless(found, &source, &wanted),
+                            None => found,
+                        };
                         failure = found.as_ref().err().map(|failed| (Instant::now(), failed.clone()));
                         let is_missing = found.is_err() && matches!(source.load_record(), Ok(Stored::Missing));
                         missing.store(is_missing, Ordering::Relaxed);
@@ -392,6 +403,64 @@ impl Drop for CredentialCache {
     }
 }
 
+/// The last key that a file held, in force while the file holds none.
+#[derive(Default)]
+struct LastKey {
+    found: Option<(Credential, Provider, String)>,
+    unusable_since: Option<Instant>,
+    trouble: Trouble,
+}
+
+impl LastKey {
+    /// What was found in the file, else the last key. The user is told once.
+    fn unless(
+        &mut self,
+        found: Result<Found, Failed>,
+        source: &CredentialSource,
+        wanted: &Wanted,
+    ) -> Result<Found, Failed> {
+        match found {
+            Ok(found) => {
+                self.unusable_since = None;
+                self.trouble.end();
+                self.found = Some((found.credential.clone(), found.provider.clone(), found.base_url.clone()));
+                Ok(found)
+            }
+            Err(failed) => {
+                let (found, complaint) = self.instead(source, wanted, failed, Instant::now());
+                if let Some(complaint) = complaint {
+                    self.trouble.note(&complaint);
+                }
+                found
+            }
+        }
+    }
+
+    /// What is used because of `failed`, and what the user is told of it. A file that was removed is a logout, and a key
+    /// that the API has rejected is not used again for the same request.
+    fn instead(
+        &mut self,
+        source: &CredentialSource,
+        wanted: &Wanted,
+        failed: Failed,
+        now: Instant,
+    ) -> (Result<Found, Failed>, Option<String>) {
+        let profile = &source.profile;
+        let is_there = source.watched().is_some_and(Path::exists);
+        let last = self.found.as_ref().filter(|_| is_there && matches!(wanted, Wanted::Lasting(_)));
+        let Some((credential, provider, base_url)) = last.cloned() else {
+            let complaint = format!("cannot use the key of profile `{profile}`: {failed}");
+            return (Err(failed), Some(complaint));
+        };
+        let since = *self.unusable_since.get_or_insert(now);
+        let is_lasting = now.duration_since(since) >= UNUSABLE_FOR;
+        let complaint = is_lasting.then(|| format!("profile `{profile}` is still using its old key: {failed}"));
+        let mark = ApiMark::of(source, &credential);
+        // Without a version: the file is read again for the next request.
+        (Ok(Found { credential, provider, base_url, stamp: None, mark, generation: None }), complaint)
+    }
+}
+
 /// Runs on the thread.
 fn find(source: &CredentialSource, wanted: &Wanted) -> Result<Found, Failed> {
     let find = || {
@@ -468,6 +537,10 @@ fn good_until(expires_at: SystemTime, now: SystemTime) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Network;
+    use crate::platform::disk;
+    use crate::profile::ProfileName;
+    use crate::providers::Overrides;
 
     #[test]
     fn a_rejected_credential_is_not_ready_for_a_while_and_then_tried_again() {
@@ -482,6 +555,76 @@ mod tests {
         cache.note_refused();
         cache.note_accepted();
         assert_eq!(is_ready(), Err("temporary"));
+    }
+
+    fn write(path: &Path, text: &str) {
+        let file = disk::create_new(path).or_else(|_| disk::open_to_write(path)).unwrap();
+        file.set_len(0).unwrap();
+        disk::write_all_at(&file, text.as_bytes(), 0).unwrap();
+    }
+
+    /// The profile `groq`, whose key is in a file.
+    fn source(directory: &Path, file: &Path) -> CredentialSource {
+        let overrides = Overrides::default();
+        let (path, state) = (directory.join("groq.json"), directory.join("state"));
+        let profile = ProfileName::parse("groq").unwrap();
+        let clock = SystemTime::now;
+        let network = Network::default();
+        let mut source = CredentialSource::new(&profile, path, state, overrides, network, clock, |_| None);
+        source.given = Some(GivenKey::configured("groq", file.to_owned(), &source.overrides));
+        source
+    }
+
+    #[test]
+    fn the_last_key_stays_in_force_while_its_file_holds_none_and_ends_with_the_file() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        write(&file, "granted-first-key");
+        let cache = CredentialCache::start(source(directory.path(), &file)).unwrap();
+        let sent = || {
+            let ready = runtime.block_on(cache.fresh()).map_err(|failed| failed.failure)?;
+            Ok(ready.credential.access_token.expose().to_owned())
+        };
+        let first = || Ok("granted-first-key".to_owned());
+        assert_eq!(sent(), first());
+        for text in ["", "two words", "granted-\u{7f}-key"] {
+            write(&file, text);
+            assert_eq!(sent(), first(), "{text:?}");
+            assert_eq!(runtime.block_on(cache.is_ready()), Ok(()), "{text:?}");
+        }
+        write(&file, "granted-second-key");
+        assert_eq!(sent(), Ok("granted-second-key".to_owned()));
+        disk::remove_file(&file).unwrap();
+        assert_eq!(sent(), Err(Failure::LoginRequired));
+    }
+
+    #[test]
+    fn an_unusable_key_is_complained_of_once_it_has_stayed_so_for_a_second() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("key");
+        let source = source(directory.path(), &file);
+        let wanted = Wanted::Lasting(MARGIN);
+        let mut last = LastKey::default();
+        let now = Instant::now();
+        let complaint = |last: &mut LastKey, after: u64| {
+            let failed = find(&source, &wanted).err().unwrap();
+            last.instead(&source, &wanted, failed, now + Duration::from_millis(after)).1
+        };
+        write(&file, "");
+        assert!(
+            complaint(&mut last, 0).unwrap().starts_with("cannot use the key of profile `groq`: "),
+            "there was none"
+        );
+        write(&file, "granted-key");
+        assert!(last.unless(find(&source, &wanted), &source, &wanted).is_ok());
+        write(&file, "");
+        assert_eq!([0, 999].map(|after| complaint(&mut last, after)), [None, None], "it may be being replaced");
+        assert!(complaint(&mut last, 1000).unwrap().starts_with("profile `groq` is still using its old key: "));
+        // The API has rejected the last key: it is none for that request.
+        let current = last.found.clone().unwrap().0;
+        let failed = find(&source, &wanted).err().unwrap();
+        assert!(last.instead(&source, &Wanted::Other(Box::new(current)), failed, now).0.is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Hazard: clients retry on their own, and their retries would multiply with the gateway's. Rule: a response that no
 //! retry can help says so, and responses to retried requests state when a further retry makes sense.
 
+use std::borrow::Cow;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -103,7 +105,7 @@ pub(in crate::gateway) const RETRY_SOON: Duration = Duration::from_secs(5);
 /// There is no credential to send.
 pub(in crate::gateway) fn not_ready(failed: &Failed) -> Refusal {
     let hint = failed.hint.as_deref().map(|hint| format!("; {hint}")).unwrap_or_default();
-    let message = format!("qwenauth: {}{hint}", failed.message);
+    let message = without_directories(&format!("qwenauth: {}{hint}", failed.message));
     match failed.failure {
         Failure::Temporary => {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message).after(RETRY_SOON)
@@ -111,6 +113,20 @@ pub(in crate::gateway) fn not_ready(failed: &Failed) -> Refusal {
         Failure::LoginRequired => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "login_required", message).finally(),
         _ => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "credential_unavailable", message).finally(),
     }
+}
+
+/// The text with the names of files alone: the client may be on another machine, or another user.
+fn without_directories(text: &str) -> String {
+    let name = |part: &str| Some(Path::new(part).file_name()?.to_str()?.to_owned());
+    let mut parts: Vec<Cow<'_, str>> = text.split('`').map(Cow::Borrowed).collect();
+    for part in parts.iter_mut().skip(1).step_by(2) {
+        if Path::new(&**part).is_absolute()
+            && let Some(name) = name(part)
+        {
+            *part = Cow::Owned(name);
+        }
+    }
+    parts.join("`")
 }
 
 /// There was no response.
@@ -247,6 +263,26 @@ mod tests {
             assert_eq!(response.headers()[RETRY_AFTER], seconds);
             assert_eq!(duration(wait), words);
         }
+    }
+
+    #[test]
+    fn a_client_gets_the_name_of_a_file_and_not_where_it_is() {
+        for (text, without) in [
+            (
+                "the key in `/run/secrets/pkey` is empty; put a key into `/run/secrets/pkey`",
+                "the key in `pkey` is empty; put a key into `pkey`",
+            ),
+            ("`key_file`: cannot read `/pkey`: it is `odd", "`key_file`: cannot read `pkey`: it is `odd"),
+            (
+                "not `/`, run `qwenauth login` at https://example.com/key",
+                "not `/`, run `qwenauth login` at https://example.com/key",
+            ),
+        ] {
+            assert_eq!(without_directories(text), without);
+        }
+        let failed = Failed::new(Failure::LoginRequired, "the key in `/run/key` is empty").hint("fill `/run/key`");
+        let message = text(&not_ready(&failed).into_response())["error"]["message"].clone();
+        assert_eq!(message, "qwenauth: the key in `key` is empty; fill `key`");
     }
 
     fn text(response: &Response<ResponseBody>) -> serde_json::Value {
