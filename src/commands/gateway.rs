@@ -69,6 +69,12 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     if args.install {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
     }
+    if shared.is_none() && session.config.team.shared.is_some() {
+        note(
+            "warning: `[team] shared` is set, but this gateway counts limits on this machine only; add `--shared` to count \
+             them together with other gateways",
+        );
+    }
     if let Some(shared) = &shared {
         shared.check(session.shared_tls(shared)?, keys_here.as_ref())?;
     }

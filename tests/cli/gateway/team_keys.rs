@@ -204,6 +204,14 @@ fn each_rejection_has_its_status_code_and_headers() {
 }
 
 #[test]
+fn a_gateway_that_counts_alone_although_a_server_is_named_says_so() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream).configured("[team]\nshared = \"redis://127.0.0.1:9\"\n");
+    let gateway = start(&machine, &[]);
+    gateway.running.wait_for_stderr("`[team] shared` is set, but this gateway counts limits on this machine only");
+}
+
+#[test]
 fn the_log_names_a_key_that_has_expired_or_was_revoked() {
     let upstream = Upstream::always(fine());
     let machine = logged_in(&upstream);
