@@ -2,7 +2,8 @@
 //!
 //! Hazard: the server fails, and each of N gateways continues with the whole limit, N times too much; or all of them
 //! stop. Rule: each takes its share. What was left when the server was lost is divided by the number of gateways alive
-//! then; a window is divided only after everything that others may have planned in it has passed.
+//! then; a window is divided only after everything that others may have planned in it has passed. Where this gateway saw
+//! nothing of a window, that takes two of them, and no request is held for so long: it is rejected until then.
 
 use std::collections::VecDeque;
 
@@ -56,6 +57,7 @@ impl Standing {
                 Kind::Parallel if counter.running.len() as u64 >= counter.share(alive) => {
                     return Err(Alone::Wait { limit: index, wait: 0 });
                 }
+                Kind::Window { .. } | Kind::Tokens { .. } if counter.may_be_full(now) => return Err(Alone::Over),
                 Kind::Window { .. } | Kind::Tokens { .. } | Kind::Parallel => 0,
                 Kind::Day { .. } | Kind::Spend { .. } | Kind::Quota { .. } => {
                     let used = u64::try_from(counter.alone_in_all()).unwrap_or_default();
@@ -244,8 +246,23 @@ mod tests {
         let limits = [window(2)];
         let mut standing = Standing::default();
         standing.lose(0, 16);
-        assert_eq!(go(&mut standing, &limits, 0), Alone::Go { at: 2000 });
-        assert_eq!(go(&mut standing, &limits, 0), Alone::Go { at: 3000 });
+        assert_eq!(go(&mut standing, &limits, 2000), Alone::Go { at: 2000 });
+        assert_eq!(go(&mut standing, &limits, 2000), Alone::Go { at: 3000 });
+    }
+
+    #[test]
+    fn no_request_is_held_for_what_others_may_have_used_before_this_gateway_asked() {
+        let tokens = Limit { kind: Kind::Tokens { window: 1000, add: 1 }, most: 20, name: "t".into(), quota: None };
+        for limit in [window(20), tokens] {
+            let mut standing = Standing::default();
+            standing.lose(10, 2);
+            let decided = [10, 2009, 2010].map(|now| go(&mut standing, std::slice::from_ref(&limit), now));
+            assert_eq!(decided, [Alone::Over, Alone::Over, Alone::Go { at: 2010 }]);
+            // What it asks about after the server was back is known.
+            standing.found();
+            standing.lose(3000, 2);
+            assert_eq!(go(&mut standing, std::slice::from_ref(&limit), 3010), Alone::Go { at: 3010 });
+        }
     }
 
     #[test]

@@ -84,8 +84,8 @@ impl Counter {
             }
             counter.is_unknown = match limit.kind {
                 Kind::Day { begins, .. } | Kind::Spend { begins, .. } => begins <= at,
-                Kind::Quota { .. } => true,
-                _ => false,
+                Kind::Quota { .. } | Kind::Window { .. } | Kind::Tokens { .. } => true,
+                Kind::Parallel => false,
             };
         }
         counter
@@ -135,6 +135,11 @@ impl Counter {
         } else {
             (now + window, left / alive)
         };
+    }
+
+    /// Whether others may have planned all of a window, and it has not passed yet.
+    pub(super) fn may_be_full(&self, now: u64) -> bool {
+        self.is_unknown && now < self.shared_from
     }
 
     pub(super) fn share(&self, alive: u64) -> u64 {
@@ -271,8 +276,8 @@ mod tests {
     #[test]
     fn of_what_is_first_asked_about_after_a_loss_others_may_have_used_all() {
         for (kind, shared_from, is_unknown) in [
-            (WINDOW, 2100, false),
-            (Kind::Tokens { window: 500, add: 1 }, 1100, false),
+            (WINDOW, 2100, true),
+            (Kind::Tokens { window: 500, add: 1 }, 1100, true),
             (Kind::Parallel, 0, false),
             (QUOTA, 0, true),
             (day(99), 0, true),
