@@ -538,6 +538,7 @@ fn good_until(expires_at: SystemTime, now: SystemTime) -> SystemTime {
 mod tests {
     use super::*;
     use crate::http::Network;
+    use crate::paths::Paths;
     use crate::platform::disk;
     use crate::profile::ProfileName;
     use crate::providers::Overrides;
@@ -566,11 +567,12 @@ mod tests {
     /// The profile `groq`, whose key is in a file.
     fn source(directory: &Path, file: &Path) -> CredentialSource {
         let overrides = Overrides::default();
-        let (path, state) = (directory.join("groq.json"), directory.join("state"));
+        let [config, data, state] = ["config", "data", "state"].map(|name| directory.join(name));
+        let paths = Paths { config, data, state, qwen: None };
         let profile = ProfileName::parse("groq").unwrap();
         let clock = SystemTime::now;
         let network = Network::default();
-        let mut source = CredentialSource::new(&profile, path, state, overrides, network, clock, |_| None);
+        let mut source = CredentialSource::new(&profile, &paths, overrides, network, clock, |_| None);
         source.given = Some(GivenKey::configured("groq", file.to_owned(), &source.overrides));
         source
     }
