@@ -40,7 +40,23 @@ pub(crate) use store::{Change, Directory, Keys, Places, Publication, Published, 
 pub(crate) use team::TeamSecret;
 
 use crate::epoch;
+use crate::error::nearest;
 use crate::sha256::short_sha256;
+
+/// The fields of a key that a person may edit.
+const FIELDS: [&str; 11] = [
+    "budget",
+    "expires_at",
+    "models",
+    "name",
+    "owner",
+    "parallel",
+    "profiles",
+    "requests_per_day",
+    "requests_per_minute",
+    "tokens_per_day",
+    "tokens_per_minute",
+];
 
 /// What is stored of one key. Its counters are stored elsewhere, by its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -85,19 +101,19 @@ struct Former {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct KeyLimits {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "above_zero", skip_serializing_if = "Option::is_none")]
     pub(crate) requests_per_minute: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "above_zero", skip_serializing_if = "Option::is_none")]
     pub(crate) requests_per_day: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "above_zero", skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_per_minute: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "above_zero", skip_serializing_if = "Option::is_none")]
     pub(crate) tokens_per_day: Option<u64>,
     /// Length of its minute in seconds, if not 60; for tests.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "above_zero", skip_serializing_if = "Option::is_none")]
     pub(crate) window: Option<u32>,
     /// Maximum number of requests in flight.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "above_zero", skip_serializing_if = "Option::is_none")]
     pub(crate) parallel: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) budget: Option<Budget>,
@@ -107,6 +123,19 @@ pub(crate) struct KeyLimits {
     /// The allowed profiles; empty: all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) profiles: Vec<String>,
+}
+
+/// A limit of 0 is an error, as a negative one is: neither allows a request.
+fn above_zero<'de, D, N>(deserializer: D) -> Result<Option<N>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    N: Deserialize<'de> + Default + PartialEq,
+{
+    let limit = Option::deserialize(deserializer)?;
+    if limit == Some(N::default()) {
+        return Err(serde::de::Error::custom("a limit is 0, and the lowest is 1"));
+    }
+    Ok(limit)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,6 +267,14 @@ impl KeyRecord {
         Published { id: self.id.clone(), version, text, name }
     }
 
+    /// A warning for each field that means nothing here: a mistyped limit does not apply.
+    fn unknown_fields(&self, file: &str) -> impl Iterator<Item = String> {
+        self.others.keys().map(move |field| {
+            let near = nearest(field, FIELDS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            format!("field `{field}` of key `{}` in `{file}` is unknown and has no effect{near}", self.name)
+        })
+    }
+
     /// Whether it allows this profile.
     pub(crate) fn allows_profile(&self, profile: &str) -> bool {
         let profiles = &self.limits.profiles;
@@ -308,9 +345,37 @@ mod tests {
         value["of_a_later_version"] = serde_json::json!({ "x": [1] });
         let read: KeyRecord = serde_json::from_value(value.clone()).unwrap();
         assert_eq!(serde_json::to_value(&read).unwrap(), value);
+        let warnings: Vec<String> = read.unknown_fields("f").collect();
+        assert_eq!(warnings, ["field `of_a_later_version` of key `ci` in `f` is unknown and has no effect"]);
+        assert_eq!(record.unknown_fields("f").next(), None);
         assert!(value.get("resets").is_none(), "earlier versions do not know it");
         let reset = KeyRecord { resets: 1, ..record };
         assert_eq!(serde_json::to_value(&reset).unwrap()["resets"], 1);
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_as_invalid_as_a_negative_one_and_a_mistyped_limit_is_reported() {
+        let (record, _) = KeyRecord::create("ci", &TeamSecret::new(), SystemTime::now());
+        let read = |field: &str, value: i64| {
+            let mut fields = serde_json::to_value(&record).unwrap();
+            fields[field] = value.into();
+            serde_json::from_value::<KeyRecord>(fields)
+        };
+        let limits =
+            ["requests_per_minute", "requests_per_day", "tokens_per_minute", "tokens_per_day", "parallel", "window"];
+        for limit in limits {
+            assert!(read(limit, 1).is_ok_and(|record| record.unknown_fields("f").next().is_none()), "{limit}");
+            assert!(read(limit, -1).is_err(), "{limit}");
+            let error = read(limit, 0).unwrap_err().to_string();
+            assert_eq!(error, "a limit is 0, and the lowest is 1", "{limit}");
+        }
+        let warnings: Vec<String> = read("requests_per_minut", 60).unwrap().unknown_fields("f").collect();
+        assert_eq!(
+            warnings,
+            [
+                "field `requests_per_minut` of key `ci` in `f` is unknown and has no effect; did you mean `requests_per_minute`?"
+            ]
+        );
     }
 
     #[test]

@@ -78,6 +78,12 @@ impl Keys {
         self.keys.iter()
     }
 
+    /// What of the file has no effect, for people who edit it.
+    pub(crate) fn unknown_fields(&self, path: &Path) -> Vec<String> {
+        let file = path.display().to_string();
+        self.keys.iter().flat_map(|key| key.unknown_fields(&file)).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -270,6 +276,9 @@ impl Directory {
         // Read before the content, so that a change in between is noticed later.
         let version = Version::of(&self.path).ok();
         let keys = Keys::read(&self.path)?;
+        for field in keys.unknown_fields(&self.path) {
+            note(&format!("warning: {field}"));
+        }
         self.publication = keys.publication().map(Rc::new);
         let own = |key: KeyRecord| Versioned { version: key.published().version.into(), record: Rc::new(key) };
         self.keys = keys.keys.into_iter().map(|key| (key.id.clone(), own(key))).collect();
@@ -296,12 +305,21 @@ impl Directory {
     /// Reads the file again if it has changed. To be called once for each request: it costs a system call.
     pub(crate) fn look(&mut self) {
         let version = Version::of(&self.path).ok();
-        if version != self.version
-            && let Err(error) = self.read()
-        {
-            // Until the file changes again. qwenauth never writes an unreadable one.
-            self.version = version;
-            note(&format!("warning: still using the keys that were read last: {error:#}"));
+        if version == self.version {
+            return;
+        }
+        let was_there = self.version.is_some();
+        match self.read() {
+            Ok(()) if was_there && self.version.is_none() => {
+                let shown = self.path.display();
+                note(&format!("warning: the file of the keys, `{shown}`, was removed; restore it from a backup"));
+            }
+            Ok(()) => {}
+            Err(error) => {
+                // Until the file changes again. qwenauth never writes an unreadable one.
+                self.version = version;
+                note(&format!("warning: still using the keys that were read last: {error:#}"));
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::server::Server;
 use crate::commands::{print, print_document, print_message};
 use crate::epoch;
-use crate::error::printable;
+use crate::error::{note, printable};
 use crate::keys::{KeyRecord, Keys, Places, State};
 use crate::limits::shared::KeyStanding;
 use crate::limits::{Left, key_standing};
@@ -27,6 +27,9 @@ const DATE: usize = 10;
 pub(super) fn run(is_json: bool, session: &Session, places: &Places, server: Option<&Server>) -> Result<()> {
     let now = SystemTime::now();
     let keys = Keys::read(&places.keys)?;
+    for field in keys.unknown_fields(&places.keys) {
+        note(&format!("warning: {field}"));
+    }
     let state = &session.config.paths.state;
     let all: Vec<&KeyRecord> = keys.iter().collect();
     let known: Vec<(&KeyRecord, Left, u64)> = match server {
