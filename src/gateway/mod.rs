@@ -52,6 +52,7 @@ pub(crate) use self::profiles::credential::is_renewable;
 pub(crate) use self::profiles::fleet::{Fleet, Part, Role};
 pub(crate) use self::profiles::pacing::{account_id, rule, shared_name};
 use self::profiles::served_profile::Common;
+pub(crate) use self::profiles::served_profile::check_limits;
 use self::request::request_body::BodyBudget;
 pub(crate) use self::running::{Background, serve};
 pub(crate) use self::server::identity::{Identity, TlsFiles};

@@ -84,12 +84,16 @@ fn configured(name: &str, row: Option<&str>, own: &toml::Table) -> Result<Provid
     }
     table.entry("title").or_insert_with(|| name.into());
     let mut provider: Provider = table.try_into().map_err(|error: toml::de::Error| {
-        Failed::new(Failure::Other, format!("provider `{}`: {}", printable(name), problem(&error)))
+        let message = format!("`[providers.{}]` in config.toml: {}", printable(name), problem(&error));
+        Failed::new(Failure::Other, message).hint("correct this key, or remove it")
     })?;
     provider.default_region =
         provider.default_region.as_deref().map(|typed| default_region(&provider, name, typed)).transpose()?;
     Ok(provider)
 }
+
+/// Types that the parser calls by their names in Rust.
+const INTEGERS: [&str; 2] = ["u16", "u64"];
 
 /// What is wrong with which key, without its value: that may be a secret in the wrong place.
 fn problem(error: &toml::de::Error) -> String {
@@ -100,6 +104,8 @@ fn problem(error: &toml::de::Error) -> String {
         Some(("struct", _)) => "expected a table".to_owned(),
         _ if what == "a map" => "expected a table".to_owned(),
         _ if what == "a sequence" => "expected a list".to_owned(),
+        _ if what == "u32" => format!("expected a whole number from 1 to {}", u32::MAX),
+        _ if INTEGERS.contains(&what) => "expected a whole number".to_owned(),
         _ => format!("expected {what}"),
     };
     // After the message, the error states its place.
@@ -209,13 +215,26 @@ mod tests {
             let table = toml::from_str(table).unwrap();
             find("x", &Overrides { table, ..Overrides::default() }).unwrap_err().to_string()
         };
-        assert_eq!(error("[x]\nkey = \"sk-1, expected a joke\""), "provider `x`: `key`: expected a table");
-        assert_eq!(error("[x]\nheaders = \"sk-1\""), "provider `x`: `headers`: expected a table");
-        assert_eq!(error("[x]\naliases = \"sk-1\""), "provider `x`: `aliases`: expected a list");
-        assert_eq!(error("[x]\nbase_url = 7"), "provider `x`: `base_url`: expected a string");
+        assert_eq!(
+            error("[x]\nkey = \"sk-1, expected a joke\""),
+            "`[providers.x]` in config.toml: `key`: expected a table"
+        );
+        assert_eq!(error("[x]\nheaders = \"sk-1\""), "`[providers.x]` in config.toml: `headers`: expected a table");
+        assert_eq!(error("[x]\naliases = \"sk-1\""), "`[providers.x]` in config.toml: `aliases`: expected a list");
+        for number in ["\"60\"", "-5", "1.5", "100000000000000000", "true"] {
+            let table = toml::from_str(&format!("[x.limits]\nrequests_per_minute = {number}")).unwrap();
+            let error = find("x", &Overrides { table, ..Overrides::default() }).unwrap_err();
+            let Report { failure, message, hint, .. } = Report::of(&error);
+            assert_eq!(
+                message,
+                "`[providers.x]` in config.toml: `limits.requests_per_minute`: expected a whole number from 1 to 4294967295"
+            );
+            assert_eq!((failure, hint.as_deref()), (Failure::Other, Some("correct this key, or remove it")));
+        }
+        assert_eq!(error("[x]\nbase_url = 7"), "`[providers.x]` in config.toml: `base_url`: expected a string");
         assert_eq!(
             error("[x]\nclient_auth = \"sk-1\""),
-            "provider `x`: `oauth.client_auth`: expected `basic` or `post`"
+            "`[providers.x]` in config.toml: `oauth.client_auth`: expected `basic` or `post`"
         );
     }
 

@@ -395,6 +395,44 @@ fn no_remedy_is_the_command_that_is_running() {
 }
 
 #[test]
+fn a_malformed_limit_is_no_reason_to_replace_the_key() {
+    let acme = "profile = \"acme\"\n[providers.acme]\nbase_url = \"http://127.0.0.1:1/v1\"\nkey_file = \"~/key\"\n[providers.acme.limits]\n";
+    let checks = |limit: &str, name: &str| {
+        let machine = Machine::new().configured(&format!("{acme}{limit}\n"));
+        write_private(&machine.home().join("key"), KEY.as_bytes());
+        let found = found(&machine, &[], name);
+        fs::remove_file(machine.home().join("key")).unwrap();
+        found
+    };
+    let failed = |message: &str, remedy: &str| vec![("fail".to_owned(), message.to_owned(), remedy.to_owned())];
+    let wrong =
+        "`[providers.acme]` in config.toml: `limits.requests_per_minute`: expected a whole number from 1 to 4294967295";
+    let text = "requests_per_minute = \"60\"";
+    assert_eq!(checks(text, "login"), failed(wrong, "correct this key, or remove it"));
+    assert_eq!(checks(text, "config"), [], "it is reported once");
+    let zero = "`requests_per_minute = 0` of `acme` allows no request";
+    let remedy = "write at least 1 in config.toml, or remove it";
+    assert_eq!(checks("requests_per_minute = 0", "config"), failed(zero, remedy));
+    let resets = "`[providers.acme]` in config.toml: `day_resets = \"25:00 Asia/Nowhere\"` is not a time and a zone";
+    let remedy = "write it like `00:00 Asia/Shanghai`";
+    assert_eq!(checks("day_resets = \"25:00 Asia/Nowhere\"", "config"), failed(resets, remedy));
+}
+
+#[test]
+fn a_shared_server_that_cannot_be_used_is_found() {
+    let checks = |team: &str| found(&healthy().configured(&format!("[team]\n{team}\n")), &[], "team");
+    let [(verdict, message, remedy)] = &checks("shared = \"127.0.0.1:28301\"")[..] else { panic!("not one") };
+    assert_eq!((verdict.as_str(), remedy.as_str()), ("fail", "write it like `rediss://cache.example.org:6379/0`"));
+    assert!(message.contains("127.0.0.1:28301"), "{message}");
+    let [(verdict, message, _)] = &checks("shared = \"redis://127.0.0.1:1\"")[..] else { panic!("not one") };
+    assert_eq!(verdict, "fail");
+    assert!(message.starts_with("the shared server `redis://127.0.0.1:1` cannot be used: cannot connect"), "{message}");
+    let missing = "shared = \"redis://127.0.0.1:1\"\npassword_file = \"/nowhere/password\"";
+    let [(_, message, _)] = &checks(missing)[..] else { panic!("not one") };
+    assert_eq!(message, "`password_file` names `/nowhere/password`, which is missing");
+}
+
+#[test]
 fn certificates_that_are_missing_unreadable_or_none_are_found() {
     let machine = healthy().unprivileged();
     let (closed, empty) = (machine.home().join("closed.pem"), machine.home().join("empty.pem"));

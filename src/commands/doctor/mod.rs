@@ -8,6 +8,7 @@ mod installed;
 mod keys;
 mod leftovers;
 mod network;
+mod providers;
 mod proxy;
 mod service;
 mod storage;
@@ -139,6 +140,7 @@ pub(crate) fn run(args: &DoctorArgs, session: impl FnOnce() -> Result<Session>) 
             checks.extend(active(&session).as_ref().map(is_active));
             checks.extend(directories);
             checks.extend(storage::check(&session, args.fix));
+            checks.extend(providers::check(&session, &checks));
             checks.extend(keys::check(&session));
             checks.extend(environment::check(&session));
             checks.extend(service::check(&session));

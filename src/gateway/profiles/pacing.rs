@@ -89,7 +89,8 @@ pub(crate) fn rule(provider: &Provider, tuning: &Tuning) -> Result<Rule> {
         per_day: tuning.rpd.or(limits.requests_per_day),
         // A built-in figure may be outdated, so it rejects nothing.
         day_refuses: tuning.pacing && (tuning.rpd.is_some() || limits.is_own("requests_per_day")),
-        zone: Zone::parse(limits.day_resets.as_deref())?,
+        zone: Zone::parse(limits.day_resets.as_deref())
+            .with_context(|| format!("`[providers.{}]` in config.toml", provider.name))?,
         waits: tuning.pacing,
     })
 }

@@ -241,7 +241,7 @@ impl FormerAccounts {
 }
 
 /// Errors: a limit that allows no request, or a reset at no time.
-fn check_limits(provider: &Provider) -> Result<()> {
+pub(crate) fn check_limits(provider: &Provider) -> Result<()> {
     let limits = &provider.limits;
     for (name, most) in [
         ("requests_per_minute", limits.requests_per_minute),
