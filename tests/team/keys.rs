@@ -486,6 +486,9 @@ fn keys_of_a_team_are_created_on_one_machine_and_require_its_secret() {
     let refused = other.run(&["keys", "create", "bob"]);
     assert_eq!(refused.code(), Some(1));
     assert!(refused.stderr.contains("the keys of this team are managed on"), "{}", refused.stderr);
+    let elsewhere = other.run(&["keys", "list"]);
+    let managed = "there are no keys on this machine; the keys of this team are managed on `";
+    assert!(elsewhere.code() == Some(0) && elsewhere.stdout.contains(managed), "{}", elsewhere.stdout);
     let left_alone = other.without_server().run(&["keys", "list"]);
     assert!(left_alone.stdout.contains("there are no keys"), "{}", left_alone.stdout);
     std::fs::remove_file(team.secret.path().join("secret")).unwrap();

@@ -10,8 +10,8 @@ use crate::commands::{print, print_document, print_message};
 use crate::epoch;
 use crate::error::{note, printable};
 use crate::keys::{KeyRecord, Keys, Places, State};
+use crate::limits::key_standing;
 use crate::limits::shared::KeyStanding;
-use crate::limits::{Left, key_standing};
 use crate::say::{Screen, Style, cell};
 use crate::session::Session;
 
@@ -32,34 +32,30 @@ pub(super) fn run(is_json: bool, session: &Session, places: &Places, server: Opt
     }
     let state = &session.config.paths.state;
     let all: Vec<&KeyRecord> = keys.iter().collect();
-    let known: Vec<(&KeyRecord, Left, u64)> = match server {
-        Some(server) => {
-            server.publish(places)?;
-            let standings = server.standings(&all).unwrap_or_default();
-            let mut standings = standings.into_iter().map(|KeyStanding { left, used_at }| (left, used_at));
-            all.into_iter()
-                .map(|key| {
-                    let (left, used_at) = standings.next().unwrap_or_default();
-                    (key, left, used_at)
-                })
-                .collect()
-        }
-        None => all
-            .into_iter()
-            .map(|key| {
-                let (left, used_at) = key_standing(state, key, now);
-                (key, left, used_at)
-            })
-            .collect(),
+    // The server's answer to an empty list is of no use, and it may have the keys of another machine.
+    let host = server.filter(|_| all.is_empty()).and_then(|server| server.foreign_host(&keys).ok().flatten());
+    let known: Vec<(&KeyRecord, Option<KeyStanding>)> = if let Some(server) = server.filter(|_| !all.is_empty()) {
+        let unavailable = server.publish(places)?;
+        let mut standings = server.standings(&all, unavailable).into_iter().flatten();
+        all.into_iter().map(|key| (key, standings.next())).collect()
+    } else {
+        let standing = |key| {
+            let (left, used_at) = key_standing(state, key, now);
+            KeyStanding { left, used_at }
+        };
+        all.into_iter().map(|key| (key, Some(standing(key)))).collect()
     };
     if is_json {
-        let keys: Vec<Value> = known.iter().map(|(key, left, used_at)| json(key, left, *used_at, now)).collect();
+        let keys: Vec<Value> = known.iter().map(|(key, standing)| json(key, standing.as_ref(), now)).collect();
         return print_document(&json!({ "schema": 1, "keys": keys }));
     }
-    if known.is_empty() {
-        return print_message("there are no keys; create one with `qwenauth keys create NAME`");
+    match host {
+        Some(host) => {
+            print_message(&format!("there are no keys on this machine; the keys of this team are managed on `{host}`"))
+        }
+        None if known.is_empty() => print_message("there are no keys; create one with `qwenauth keys create NAME`"),
+        None => print(&table(&known, now, Screen::stdout())),
     }
-    print(&table(&known, now, Screen::stdout()))
 }
 
 /// What is known of a key without its counters.
@@ -77,19 +73,24 @@ pub(super) fn facts(key: &KeyRecord, now: SystemTime) -> Map<String, Value> {
     facts
 }
 
-fn json(key: &KeyRecord, left: &Left, used_at: u64, now: SystemTime) -> Value {
+/// `standing`: `None` if it is not known.
+fn json(key: &KeyRecord, standing: Option<&KeyStanding>, now: SystemTime) -> Value {
     let mut facts = facts(key, now);
-    facts.insert(
-        "used".into(),
+    let used = standing.map(|KeyStanding { left, .. }| {
         json!({
             "requests_today": left.requests_of_day,
             "tokens_today": left.tokens_of_day,
             "in_flight": left.parallel,
             "spent_usd": key.limits.budget.map(|_| left.spent.dollars()),
-        }),
-    );
-    facts.insert("last_used_at".into(), shown(Some(used_at).filter(|at| *at > 0)).into());
+        })
+    });
+    facts.insert("used".into(), used.into());
+    facts.insert("last_used_at".into(), shown(standing.and_then(last_used)).into());
     facts.into()
+}
+
+fn last_used(standing: &KeyStanding) -> Option<u64> {
+    Some(standing.used_at).filter(|at| *at > 0)
 }
 
 fn shown(seconds: Option<u64>) -> Option<String> {
@@ -125,7 +126,7 @@ pub(super) fn limits(key: &KeyRecord) -> Vec<String> {
 
 /// Two lines a key: who and when, then limits and what is spent; columns that a narrow screen has no room for go to the
 /// second.
-fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> String {
+fn table(known: &[(&KeyRecord, Option<KeyStanding>)], now: SystemTime, screen: Screen) -> String {
     let width = screen.width().unwrap_or(120);
     let has_owner = width >= 2 + NAME + 2 + OWNER + 2 + STATE + 2 + TODAY + 2 + DATE;
     let has_last = width >= 2 + NAME + 2 + OWNER + 2 + STATE + 2 + TODAY + 2 + DATE + 2 + DATE;
@@ -135,7 +136,7 @@ fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> 
     head.extend([shown("STATE", STATE), shown("USED TODAY", TODAY), shown("EXPIRES", DATE)]);
     head.extend(has_last.then(|| shown("LAST USED", DATE)));
     let mut text = screen.paint(Style::Dim, head.join("  ").trim_end()) + "\n";
-    for (key, left, used_at) in known {
+    for (key, standing) in known {
         let state = key.state(now);
         let shade = match state {
             State::Active => Style::Success,
@@ -146,20 +147,25 @@ fn table(known: &[(&KeyRecord, Left, u64)], now: SystemTime, screen: Screen) -> 
         let mut row = vec![screen.paint(Style::Bold, &cell(&printable(&key.name), NAME))];
         row.extend(has_owner.then(|| cell(owner.as_deref().unwrap_or("-"), OWNER)));
         row.push(screen.paint(shade, &shown(state.name(), STATE)));
-        let requests = left.requests_of_day;
-        let unit = screen.translate(if requests == 1 { "request" } else { "requests" });
-        row.push(cell(&format!("{requests} {unit}"), TODAY));
+        let today = standing.as_ref().map(|standing| {
+            let requests = standing.left.requests_of_day;
+            format!("{requests} {}", screen.translate(if requests == 1 { "request" } else { "requests" }))
+        });
+        let unknown = || screen.translate("unknown");
+        row.push(cell(&today.unwrap_or_else(unknown), TODAY));
         row.push(cell(&date_of(key.expires_at), DATE));
-        row.extend(has_last.then(|| cell(&date_of(Some(*used_at).filter(|at| *at > 0)), DATE)));
+        let last = standing.as_ref().map(last_used);
+        row.extend(has_last.then(|| cell(&last.map_or_else(unknown, date_of), DATE)));
         text += row.join("  ").trim_end();
         text.push('\n');
         let mut words = limits(key);
-        words.extend(key.limits.budget.map(|budget| format!("spent {} of {} USD", left.spent, budget.amount)));
-        words.extend((left.tokens_of_day > 0).then(|| format!("{} tokens today", left.tokens_of_day)));
-        words.extend(owner.filter(|_| !has_owner).map(|owner| format!("owner {owner}")));
-        if !has_last && *used_at > 0 {
-            words.push(format!("last used {}", date_of(Some(*used_at))));
+        if let Some(KeyStanding { left, .. }) = standing {
+            words.extend(key.limits.budget.map(|budget| format!("spent {} of {} USD", left.spent, budget.amount)));
+            words.extend((left.tokens_of_day > 0).then(|| format!("{} tokens today", left.tokens_of_day)));
         }
+        words.extend(owner.filter(|_| !has_owner).map(|owner| format!("owner {owner}")));
+        let last = last.flatten().filter(|_| !has_last);
+        words.extend(last.map(|at| format!("last used {}", date_of(Some(at)))));
         let words: Vec<String> = words.iter().map(|words| screen.translate(&printable(words))).collect();
         for (at, line) in screen.wrap(&words.join(", "), 2, 2).iter().enumerate() {
             text += &format!("{}{}\n", if at == 0 { "  " } else { "" }, screen.paint(Style::Dim, line));

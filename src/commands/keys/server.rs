@@ -5,7 +5,7 @@
 
 use std::time::SystemTime;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 
 use crate::error::{Failed, Failure, note};
 use crate::keys::{Change, KeyRecord, Keys, Places, TeamSecret, last_lines};
@@ -26,48 +26,36 @@ impl Server {
         Ok(Some(Self { place, tls }))
     }
 
-    /// Errors: the keys of this team are made on another machine.
-    fn check(&self, keys: &Keys) -> Result<()> {
-        match self.place.foreign_host(self.tls.clone(), keys.source().as_deref()) {
-            Ok(Some(host)) => foreign(&host).err(),
-            Ok(None) => Ok(()),
-            // It is said when the change is published.
-            Err(error) => {
-                log::info!("{error:#}");
-                Ok(())
-            }
-        }
+    /// If the keys of this team are made on another machine: its name.
+    pub(super) fn foreign_host(&self, keys: &Keys) -> Result<Option<String>> {
+        self.place.foreign_host(self.tls.clone(), keys.source().as_deref())
     }
 
-    /// Makes keys.json known to all gateways.
-    pub(super) fn publish(&self, places: &Places) -> Result<()> {
-        let Some(publication) = Keys::read(&places.keys)?.publication() else { return Ok(()) };
+    /// Makes keys.json known to all gateways. Returns why the server is not available, if it is not.
+    ///
+    /// Errors: the keys of this team are made on another machine.
+    pub(super) fn publish(&self, places: &Places) -> Result<Option<Error>> {
+        let Some(publication) = Keys::read(&places.keys)?.publication() else { return Ok(None) };
         // `keys` needs it for new keys only.
         let check = TeamSecret::read(&places.secret).ok().map(|secret| secret.check());
         match self.place.publish(self.tls.clone(), &publication, check.as_deref(), &last_lines(&places.audit)) {
-            Ok(Outcome::Foreign { host }) => return foreign(&host).err(),
-            Ok(_) => {}
-            Err(error) => {
-                let shown = self.place.address.shown();
-                note(&format!(
-                    "warning: gateways on other machines do not know about this change yet: `{shown}`: {error:#}; run `qwenauth keys \
-                     list` to publish it"
-                ));
-            }
+            Ok(Outcome::Foreign { host }) => foreign(&host).err(),
+            Ok(_) => Ok(None),
+            Err(error) => Ok(Some(error)),
         }
-        Ok(())
     }
 
-    /// What each key used, by the counts of all gateways; `None`: the server is away.
-    pub(super) fn standings(&self, keys: &[&KeyRecord]) -> Option<Vec<KeyStanding>> {
-        match self.place.standings(self.tls.clone(), keys) {
-            Ok(standings) => Some(standings),
-            Err(error) => {
+    /// What each key used, by the counts of all gateways. `None`: the server is not available, for `unavailable` or another
+    /// reason, and that was reported.
+    pub(super) fn standings(&self, keys: &[&KeyRecord], unavailable: Option<Error>) -> Option<Vec<KeyStanding>> {
+        // Its silence is not waited for twice.
+        let standings = unavailable.map_or_else(|| self.place.standings(self.tls.clone(), keys), Err);
+        standings
+            .map_err(|error| {
                 let shown = self.place.address.shown();
                 note(&format!("warning: cannot read the usage of the keys: `{shown}`: {error:#}"));
-                None
-            }
-        }
+            })
+            .ok()
     }
 }
 
@@ -83,12 +71,21 @@ pub(super) fn change<T>(
     now: SystemTime,
     change: impl FnOnce(&mut Keys) -> Result<(T, Change)>,
 ) -> Result<T> {
-    if let Some(server) = server {
-        server.check(&Keys::read(&places.keys)?)?;
-    }
+    let Some(server) = server else { return Keys::change(places, now, change) };
+    let unavailable = match server.foreign_host(&Keys::read(&places.keys)?) {
+        Ok(Some(host)) => return foreign(&host).err(),
+        Ok(None) => None,
+        Err(error) => Some(error),
+    };
     let outcome = Keys::change(places, now, change)?;
-    if let Some(server) = server {
-        server.publish(places)?;
+    // Its silence is not waited for twice.
+    let unavailable = unavailable.map_or_else(|| server.publish(places), |error| Ok(Some(error)))?;
+    if let Some(error) = unavailable {
+        let shown = server.place.address.shown();
+        note(&format!(
+            "warning: gateways on other machines do not know about this change yet: `{shown}`: {error:#}; run `qwenauth keys list` to \
+             publish it"
+        ));
     }
     Ok(outcome)
 }

@@ -53,6 +53,47 @@ fn an_unencrypted_server_of_this_machine_needs_no_certificates() {
     assert!(created.status.success() && stderr.contains("do not know about this change yet"), "{stderr}");
 }
 
+#[test]
+fn what_keys_used_is_unknown_while_the_shared_server_is_away() {
+    let machine = configured(Machine::new(), &format!("{PRICES}[team]\nshared = \"redis://127.0.0.1:1\"\n"));
+    create(&machine, &["ann", "--budget", "1 USD/day"]);
+    let output = machine.command(["keys", "list"]).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("cannot read the usage of the keys: `redis://127.0.0.1:1`"), "{stderr}");
+    assert!(stdout.contains("  unknown  ") && !stdout.contains("0 requests"), "{stdout}");
+    assert!(stdout.contains("1 USD/day") && !stdout.contains("spent"), "{stdout}");
+    let list: Value = serde_json::from_str(&printed(&machine, &["keys", "list", "--json"])).unwrap();
+    assert_eq!((&list["keys"][0]["used"], &list["keys"][0]["last_used_at"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn what_is_wrong_in_a_keys_file_that_was_edited_is_reported() {
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    let key = create(&machine, &["ann", "--rpm", "60"]);
+    let gateway = start(&machine, &[]);
+    chat(&gateway, &key).is(200);
+    let path = keys_file(&machine);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("requests_per_minute", "requests_per_minut")).unwrap();
+    chat(&gateway, &key).is(200);
+    let unknown = "field `requests_per_minut` of key `ann` in `";
+    gateway.running.wait_for_stderr(unknown);
+    gateway.running.wait_for_stderr("is unknown and has no effect; did you mean `requests_per_minute`?");
+    let output = machine.command(["keys", "list"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains(unknown));
+    fs::write(&path, text.replace("\"requests_per_minute\":60", "\"requests_per_minute\":0")).unwrap();
+    chat(&gateway, &key).is(200);
+    gateway.running.wait_for_stderr("a limit is 0, and the lowest is 1");
+    fs::remove_file(&path).unwrap();
+    chat(&gateway, &key).is(401);
+    gateway.running.wait_for_stderr("was removed; restore it from a backup");
+    let none = send(&gateway, "", "GET /v1/models", b"").is(401).json();
+    let message = "the request has no API key: send yours in the header `Authorization: Bearer KEY`";
+    assert_eq!(none["error"]["message"], message);
+}
+
 pub(crate) fn start(machine: &Machine, arguments: &[&str]) -> Gateway {
     let running = machine.spawn([&["gateway", "--keys"], arguments].concat());
     let address = Gateway::address_of(&running.first_lines(1)[0]);
