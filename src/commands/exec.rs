@@ -100,7 +100,16 @@ fn run_beside_gateway(args: &ExecArgs, session: &Session) -> Result<u8> {
     let gateway = Background::start(
         listener,
         key,
-        Served { source, lookup: None, key_file: None, fallback, metrics: None, keyed: None, members: None },
+        Served {
+            source,
+            lookup: None,
+            key_file: None,
+            fallback,
+            metrics: None,
+            keyed: None,
+            members: None,
+            config_check: None,
+        },
         options,
     )?;
     // A program that has the terminal may have its own picture on it.

@@ -105,7 +105,9 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let ending = gateway::serve(
         listener,
         key,
-        Served { source, lookup, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members },
+        Served { source, lookup, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members, config_check },
+    let config = session.config.clone();
+    let config_check: Option<gateway::ConfigCheck> = Some(Box::new(move || config.has_changed()));
         options,
         is_under_nohup,
         || {

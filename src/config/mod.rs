@@ -24,12 +24,16 @@ use crate::profile::ProfileName;
 use crate::profile::SecretStore;
 use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
+use crate::sha256::short_sha256;
 
 /// The keys of config.toml.
 const KEYS: [&str; 8] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "store", "team"];
 
 /// The hint where `profile` is the name of none.
 const CHOOSE: &str = "run `qwenauth use NAME` with a stored profile";
+
+/// Length of the hash of config.toml, in hexadecimal digits.
+const TEXT_HASH: usize = 32;
 
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
@@ -38,6 +42,8 @@ const EDIT: usize = 4096;
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) paths: Paths,
+    /// Hash of the file's text; `None`: there is no file.
+    pub(crate) text: Option<String>,
     /// `profile = "…"`, if it is the name of one. Where it is not, that is an error only for a command that needs it:
     /// `--profile` goes before it, and `use` replaces it.
     pub(crate) profile: Result<Option<ProfileName>, Failed>,
@@ -71,6 +77,7 @@ impl Config {
         let qwen_oauth_url = environment.qwen_oauth_url.as_ref().map(|url| url.to_string_lossy().into_owned());
         let mut config = Self {
             paths,
+            text: None,
             profile: Ok(None),
             store: None,
             directories: Vec::new(),
@@ -89,6 +96,7 @@ impl Config {
         }
         let path = config.file();
         let Some(text) = read(&path)? else { return Ok(config) };
+        config.text = Some(short_sha256(&text, TEXT_HASH));
         let mut warnings = Vec::new();
         let understood = config.understand(&text, &path, &mut warnings);
         for warning in warnings {
@@ -163,6 +171,22 @@ impl Config {
             None => {}
         }
         Ok(())
+    }
+
+    /// For a program that keeps running: whether config.toml has changed since it was read.
+    ///
+    /// Errors: it has, and a program that reads it now would fail.
+    pub(crate) fn has_changed(&self) -> Result<bool> {
+        let path = self.file();
+        let text = read(&path)?;
+        if text.as_ref().map(|text| short_sha256(text, TEXT_HASH)) == self.text {
+            return Ok(false);
+        }
+        let mut now = self.clone();
+        now.understand(&text.unwrap_or_default(), &path, &mut Vec::new())?;
+        let overrides = &now.overrides;
+        overrides.table.keys().try_for_each(|name| providers::find(name, overrides).map(drop))?;
+        Ok(true)
     }
 
     fn file(&self) -> PathBuf {

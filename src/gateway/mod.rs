@@ -45,7 +45,7 @@ pub(crate) use self::forward::fallback::Target;
 use self::forward::retry::RetryBudget;
 pub(crate) use self::keys::team::Keyed;
 use self::keys::team::Team;
-pub(crate) use self::options::{GatewayOptions, Served, Tuning};
+pub(crate) use self::options::{ConfigCheck, GatewayOptions, Served, Tuning};
 pub(crate) use self::profiles::ProfileLookup;
 use self::profiles::Profiles;
 pub(crate) use self::profiles::credential::is_renewable;
@@ -88,6 +88,7 @@ struct Gateway {
     shared: Option<Rc<Shared>>,
     team: Option<Team>,
     members: Option<Members>,
+    config_check: Option<ConfigCheck>,
     /// Of the ledger.
     usage_trouble: Trouble,
 }
@@ -100,7 +101,7 @@ impl Gateway {
         options: GatewayOptions,
         has_scraper: bool,
     ) -> Result<Self> {
-        let Served { source, lookup, key_file, fallback, metrics: _, keyed, members } = served;
+        let Served { source, lookup, key_file, fallback, metrics: _, keyed, members, config_check } = served;
         let traffic = Traffic::new(options.log.as_deref(), options.metrics || has_scraper)?;
         traffic.use_key(&key);
         let events = Rc::new(Events::new(Hooks::new(options.hooks.clone(), &options.state), options.withheld.clone()));
@@ -128,6 +129,7 @@ impl Gateway {
             members,
             usage_trouble: Trouble::default(),
             options,
+            config_check,
             key: RefCell::new(key),
             key_file: key_file.map(KeyFile::new),
             traffic,

@@ -55,6 +55,9 @@ pub(crate) struct GatewayOptions {
     pub(crate) serve: Option<Role>,
 }
 
+/// Whether config.toml has changed since the start; an error if it is also invalid.
+pub(crate) type ConfigCheck = Box<dyn Fn() -> anyhow::Result<bool> + Send>;
+
 /// What is served: one profile at `/v1`, and with `lookup` every one at `/p/NAME/v1`.
 pub(crate) struct Served {
     pub(crate) source: CredentialSource,
@@ -69,4 +72,6 @@ pub(crate) struct Served {
     pub(crate) keyed: Option<Keyed>,
     /// What members may be told without a key.
     pub(crate) members: Option<Members>,
+    /// Asked after SIGHUP.
+    pub(crate) config_check: Option<ConfigCheck>,
 }

@@ -28,6 +28,11 @@ pub(super) async fn reload(gateway: &Gateway) {
     }
     gateway.profiles.all().iter().for_each(|served| served.cache.forget());
     gateway.traffic.reopen();
+    match gateway.config_check.as_ref().map_or(Ok(false), |has_changed| has_changed()) {
+        Ok(false) => {}
+        Ok(true) => note("config.toml has changed since this gateway started; restart it to apply the changes"),
+        Err(error) => note(&format!("warning: still using the config.toml of the start: {error:#}")),
+    }
     log::info!("reloaded the key, certificates, credentials, team secret and request log after SIGHUP");
 }
 

@@ -239,6 +239,7 @@ fn config(bytes: &[u8]) {
     let paths = Paths { config: nowhere(), data: nowhere(), state: nowhere(), qwen: Some(nowhere()) };
     let mut config = Config {
         paths,
+        text: None,
         profile: Ok(None),
         store: None,
         directories: Vec::new(),

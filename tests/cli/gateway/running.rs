@@ -9,7 +9,9 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::upstream::{CHAT, Client, Gateway, STREAM, Upstream, chunk, error, fine, logged_in, reply, until_closed};
+use super::upstream::{
+    CHAT, Client, Gateway, STREAM, Upstream, chunk, configured, error, fine, logged_in, reply, until_closed,
+};
 use crate::json_fields::assert_listed;
 use crate::machine::{Machine, has_programs, possible, until};
 use crate::pseudo_terminal::PseudoTerminal;
@@ -187,6 +189,23 @@ fn a_hangup_without_a_terminal_reads_the_key_and_the_login_again() {
     gateway.chat().is(401);
     gateway.running.signal(Signal::SIGTERM);
     drop(gateway.running.finish().dies_by(Signal::SIGTERM).any_stdout().any_stderr());
+}
+
+#[test]
+fn a_hangup_tells_that_config_toml_has_changed_or_is_invalid() {
+    let upstream = Upstream::always(fine());
+    let machine = configured(logged_in(&upstream), "# one\n");
+    let gateway = Gateway::of(detached(&machine, &[]));
+    let changed = "config.toml has changed since this gateway started; restart it to apply the changes";
+    let hang_up = |text: &str, expected: &str| {
+        fs::write(machine.config(), text).unwrap();
+        gateway.running.signal(Signal::SIGHUP);
+        gateway.running.wait_for_stderr(expected);
+    };
+    hang_up("# two\n", changed);
+    hang_up("[prices\n", "still using the config.toml of the start: `");
+    hang_up("[providers.x.limits]\nburst = -1\n", "`limits.burst`: expected a whole number from 1 to 4294967295");
+    gateway.chat().is(200);
 }
 
 #[test]
