@@ -65,6 +65,12 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     let (keyed, keys_here) = args.keys.then(|| keyed(args, session)).transpose()?.unzip();
     if keyed.is_some() {
         warn_of_terms(&source, &fallback);
+        if args.metrics && args.metrics_listen.is_none() && args.api_key_file.is_none() {
+            note(
+                "warning: `/metrics` requires the gateway's own key, which `--keys` does not print: add `--metrics-listen \
+                 127.0.0.1:9464` or `--api-key-file FILE`",
+            );
+        }
     }
     if args.install {
         return service::install(args, session, identity.and_then(|identity| identity.host()));
@@ -99,6 +105,8 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
     options.metrics = args.metrics;
     options.allow_hosts.clone_from(&args.allow_host);
     let lookup = args.all_profiles.then(|| lookup(session));
+    let config = session.config.clone();
+    let config_check: Option<gateway::ConfigCheck> = Some(Box::new(move || config.has_changed()));
     let is_under_nohup = signals::outlives_terminal();
     let own_key = key.clone();
     let profile = source.profile.clone();
@@ -106,8 +114,6 @@ pub(crate) fn run(args: &GatewayArgs, session: &Session) -> Result<()> {
         listener,
         key,
         Served { source, lookup, key_file: args.api_key_file.clone(), fallback, metrics, keyed, members, config_check },
-    let config = session.config.clone();
-    let config_check: Option<gateway::ConfigCheck> = Some(Box::new(move || config.has_changed()));
         options,
         is_under_nohup,
         || {

@@ -302,7 +302,7 @@ fn edits(options: &KeyLimitOptions, session: &Session, now: SystemTime) -> Resul
         let stored = session.config.paths.profiles()?;
         for name in &profiles {
             let name = ProfileName::parse(name)?;
-            if !stored.contains(&name) {
+            if !stored.contains(&name) && !session.config.key_files.contains_key(name.as_str()) {
                 note(&format!("warning: profile `{name}` is not stored here"));
             }
         }

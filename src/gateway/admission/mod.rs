@@ -254,7 +254,7 @@ async fn authenticate(
             return Ok(Some(key));
         }
     }
-    Err(team.unknown())
+    Err(if shown_keys(headers).any(|shown| !shown.is_empty()) { team.unknown() } else { key_limits::no_key() })
 }
 
 /// The texts in all places of keys: the bearer token, or the headers of other APIs.

@@ -32,6 +32,12 @@ pub(in crate::gateway) fn unknown_key() -> Refusal {
     Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
 }
 
+/// The request has none.
+pub(in crate::gateway) fn no_key() -> Refusal {
+    let message = "the request has no API key: send yours in the header `Authorization: Bearer KEY`";
+    Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message).finally()
+}
+
 pub(super) fn not_allowed(message: String) -> Refusal {
     Refusal::new(StatusCode::FORBIDDEN, "model_not_allowed", message).finally()
 }
