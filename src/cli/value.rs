@@ -22,8 +22,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = if let Ok(seconds) = text.parse() {
         Duration::from_secs(seconds)
     } else {
-        let parsed: jiff::SignedDuration =
-            text.parse().map_err(|_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned())?;
+        let wrong = |_| "not a duration; write it like `30s`, `10m` or `1h30m`".to_owned();
+        let span: jiff::Span = text.parse().map_err(wrong)?;
+        let parsed = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(wrong)?;
         Duration::try_from(parsed).map_err(|_| "a duration cannot be negative".to_owned())?
     };
     if duration > MAX_DURATION { Err("too long; the maximum is 100 years".to_owned()) } else { Ok(duration) }
@@ -202,6 +203,8 @@ mod tests {
     fn durations_are_read() {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        assert!(duration("1mo").is_err() && duration("1y").is_err());
         assert!(duration("-1s").is_err());
         assert!(duration("soon").is_err());
         assert_eq!(duration("3155760000"), Ok(MAX_DURATION));

@@ -52,8 +52,9 @@ pub(in crate::gateway) fn refused(reason: Refused, key: &KeyRecord, profile: &st
         Refused::Expired => expired(key),
         Refused::Unavailable => unavailable(),
         Refused::KeyRate { wait } => {
+            let limits = limits_of(key.limits.requests_per_minute, key.limits.tokens_per_minute.map(u64::from));
             let message = format!(
-                "the key `{name}` has reached its limit per minute: this request would wait {}",
+                "the key `{name}` has reached its limit per minute ({limits}): this request would wait {}",
                 duration(wait)
             );
             Refusal::new(too_many, "key_rate_limited", message).after(wait)
@@ -71,7 +72,9 @@ pub(in crate::gateway) fn refused(reason: Refused, key: &KeyRecord, profile: &st
         }
         Refused::KeyDay { ends } => {
             let wait = until(ends);
-            let message = format!("the key `{name}` has reached its limit for today; it resets in {}", duration(wait));
+            let limits = limits_of(key.limits.requests_per_day, key.limits.tokens_per_day);
+            let message =
+                format!("the key `{name}` has reached its limit for today ({limits}); it resets in {}", duration(wait));
             Refusal::new(too_many, "key_day_over", message).after(wait).finally()
         }
         Refused::KeyBudget { ends } => {
@@ -86,14 +89,24 @@ pub(in crate::gateway) fn refused(reason: Refused, key: &KeyRecord, profile: &st
     }
 }
 
+/// The limits of a minute or a day in words. Where there are two, either was reached.
+fn limits_of(requests: Option<u32>, tokens: Option<u64>) -> String {
+    let requests = requests.map(|most| format!("{most} requests"));
+    let tokens = tokens.map(|most| format!("{most} tokens"));
+    requests.into_iter().chain(tokens).collect::<Vec<_>>().join(", ")
+}
+
 /// States the limits of the key in a response.
 pub(in crate::gateway) fn stamp(headers: &mut HeaderMap, key: &KeyRecord, left: &Left, now: SystemTime) {
     let limits = &key.limits;
     let minute = limits.requests_per_minute.map(|most| (most, left.requests_of_minute, left.minute_resets_in));
-    let day = || limits.requests_per_day.map(|most| (most, left.requests_of_day, rest_of_day(now)));
-    if let Some((most, used, resets_in)) = minute.or_else(day) {
+    let day = limits.requests_per_day.map(|most| (most, left.requests_of_day, rest_of_day(now)));
+    let rest = |(most, used, _): &(u32, u64, Duration)| u64::from(*most).saturating_sub(*used);
+    // The first of two with the same rest, which is that of the minute.
+    if let Some(window) = minute.into_iter().chain(day).min_by_key(rest) {
+        let (most, _, resets_in) = window;
         headers.insert(LIMIT_REQUESTS, HeaderValue::from(most));
-        headers.insert(REMAINING_REQUESTS, HeaderValue::from(u64::from(most).saturating_sub(used)));
+        headers.insert(REMAINING_REQUESTS, HeaderValue::from(rest(&window)));
         if let Ok(reset) = HeaderValue::from_str(&format!("{}s", resets_in.as_secs_f64().ceil())) {
             headers.insert(RESET_REQUESTS, reset);
         }
@@ -169,6 +182,22 @@ mod tests {
         assert_eq!(describe(&key)["data"]["expires_at"], "2027-01-15T08:00:00Z");
         key.expires_at = Some(u64::MAX);
         assert_eq!(describe(&key)["data"]["expires_at"], Value::Null);
+    }
+
+    #[test]
+    fn the_limit_with_less_left_is_stated_and_a_rejection_names_it() {
+        let (mut key, _) = KeyRecord::create("ci", &TeamSecret::new(), SystemTime::now());
+        (key.limits.requests_per_minute, key.limits.requests_per_day) = (Some(60), Some(50));
+        let stated = |requests_of_day| {
+            let mut headers = HeaderMap::new();
+            let left = Left { requests_of_minute: 10, requests_of_day, ..Left::default() };
+            stamp(&mut headers, &key, &left, SystemTime::now());
+            [LIMIT_REQUESTS, REMAINING_REQUESTS].map(|name| headers[name].to_str().unwrap().to_owned())
+        };
+        assert_eq!([stated(0), stated(1), stated(50)], [["60", "50"], ["50", "49"], ["50", "0"]]);
+        assert_eq!(limits_of(Some(50), None), "50 requests");
+        assert_eq!(limits_of(None, Some(1000)), "1000 tokens");
+        assert_eq!(limits_of(Some(50), Some(1000)), "50 requests, 1000 tokens");
     }
 
     #[test]
