@@ -33,7 +33,7 @@ mod server;
 mod telemetry;
 pub(crate) mod upstream;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -91,6 +91,8 @@ struct Gateway {
     config_check: Option<ConfigCheck>,
     /// Of the ledger.
     usage_trouble: Trouble,
+    /// Whether it ends as soon as the requests in flight have finished.
+    is_draining: Cell<bool>,
 }
 
 impl Gateway {
@@ -127,9 +129,10 @@ impl Gateway {
             team: keyed.map(|keyed| Team::open(keyed, shared.as_ref())).transpose()?,
             shared,
             members,
-            usage_trouble: Trouble::default(),
-            options,
             config_check,
+            usage_trouble: Trouble::default(),
+            is_draining: Cell::new(false),
+            options,
             key: RefCell::new(key),
             key_file: key_file.map(KeyFile::new),
             traffic,

@@ -61,10 +61,13 @@ pub(super) async fn readiness(gateway: &Gateway) -> Response<ResponseBody> {
     let ready = gateway.profiles.first.cache.is_ready().await;
     let health = gateway.shared.as_ref().map(|shared| shared.health());
     let secret_differs = gateway.team.as_ref().is_some_and(|team| team.engine.secret_differs());
-    let is_ready = ready.is_ok() && health != Some(Health::Down) && !secret_differs;
+    let is_ready = ready.is_ok() && health != Some(Health::Down) && !secret_differs && !gateway.is_draining.get();
     let mut said = json!({ "ready": is_ready, "credential": ready.err().unwrap_or("valid") });
     if let Some(health) = health {
         said["shared"] = health.name().into();
+    }
+    if gateway.is_draining.get() {
+        said["draining"] = true.into();
     }
     if secret_differs {
         said["keys"] = "secret_mismatch".into();

@@ -54,6 +54,17 @@ struct Loaded {
     versions: Versions,
 }
 
+fn warn_of_expiry(files: &TlsFiles, loaded: &Loaded) {
+    let shown = files.certificate.display();
+    match loaded.facts.as_ref().map(|facts| facts.expires_at.duration_since(SystemTime::now())) {
+        Some(Err(_)) => note(&format!("warning: the certificate in `{shown}` has expired")),
+        Some(Ok(left)) if left < EXPIRES_SOON => {
+            note(&format!("warning: the certificate in `{shown}` expires in {} h", left.as_secs() / 3600));
+        }
+        _ => {}
+    }
+}
+
 pub(crate) struct Identity {
     files: TlsFiles,
     loaded: RefCell<Loaded>,
@@ -68,14 +79,7 @@ impl Identity {
     /// Warns of a certificate that has expired or soon will.
     pub(crate) fn load(files: TlsFiles) -> Result<Self> {
         let loaded = load(&files)?;
-        let shown = files.certificate.display();
-        match loaded.facts.as_ref().map(|facts| facts.expires_at.duration_since(SystemTime::now())) {
-            Some(Err(_)) => note(&format!("warning: the certificate in `{shown}` has expired")),
-            Some(Ok(left)) if left < EXPIRES_SOON => {
-                note(&format!("warning: the certificate in `{shown}` expires in {} h", left.as_secs() / 3600));
-            }
-            _ => {}
-        }
+        warn_of_expiry(&files, &loaded);
         Ok(Self {
             files,
             loaded: RefCell::new(loaded),
@@ -126,6 +130,9 @@ impl Identity {
         match threads::finished(move || load(&files)).await {
             Ok(loaded) => {
                 log::info!("now serving the certificate in `{}`", self.files.certificate.display());
+                if loaded.versions != self.loaded.borrow().versions {
+                    warn_of_expiry(&self.files, &loaded);
+                }
                 *self.loaded.borrow_mut() = loaded;
                 self.doubted.set(None);
                 self.rejected.set(None);

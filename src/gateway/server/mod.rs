@@ -146,6 +146,7 @@ pub(super) async fn serve<F: Future<Output = ()>>(gateway: Rc<Gateway>, listener
         () = accept(&gateway, Door::Clients, &listener, &open) => {}
         () = ends() => {}
     }
+    gateway.is_draining.set(true);
     drop(listener);
     open.close();
     // A notice can be of a moment before, since when others have come.

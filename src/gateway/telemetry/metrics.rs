@@ -78,7 +78,12 @@ fn identity(text: &mut String, identity: &Identity) {
 /// What was decided for keys of people and jobs, and what their budgets leave.
 async fn keys(text: &mut String, gateway: &Gateway) {
     let Some(team) = &gateway.team else { return };
-    head(text, "admissions_total", "counter", "Requests with a key, by the decision of its limits and the account's.");
+    head(
+        text,
+        "admissions_total",
+        "counter",
+        "Decisions of the limits of keys and accounts, one for each try of a request with a key.",
+    );
     for (decision, count) in team.decisions.borrow().iter() {
         let _ = writeln!(text, "qwenauth_admissions_total{{decision=\"{decision}\"}} {count}");
     }

@@ -205,7 +205,13 @@ fn a_signal_ends_the_gateway_after_its_requests_finish() {
         std::io::Write::write_all(connection, &fine())
     });
     let machine = logged_in(&upstream);
-    let gateway = Gateway::start(&machine, &[]);
+    let free = super::listener::free_address();
+    let gateway = Gateway::start(&machine, &["--metrics-listen", &free]);
+    let ready = || {
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {free}\r\nConnection: close\r\n\r\n");
+        Client::send(&free, request.as_bytes()).got()
+    };
+    assert!(ready().is(200).json().get("draining").is_none());
     // Its connection is closed, and for a moment there is none.
     let mut before = gateway.send("GET /healthz", "", b"");
     before.next().is(200);
@@ -214,6 +220,8 @@ fn a_signal_ends_the_gateway_after_its_requests_finish() {
     upstream.wait_for(1);
     gateway.running.signal(Signal::SIGINT);
     until("the gateway stops listening", || std::net::TcpStream::connect(&gateway.address).is_err());
+    let draining = serde_json::json!({"ready": false, "credential": "valid", "draining": true});
+    assert_eq!(ready().is(503).json(), draining);
     opened.open();
     client.got().is(200);
     drop(gateway.running.finish().dies_by(Signal::SIGINT).any_stdout());

@@ -135,7 +135,7 @@ fn is_closed(stream: &mut TcpStream) {
     }
 }
 
-fn free_address() -> String {
+pub(super) fn free_address() -> String {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
