@@ -221,6 +221,7 @@ fn queries_of_urls_are_not_logged() {
         "[providers.mine]\nbase_url = \"{server}/v1\"\nkey = { variables = [\"MINE\"] }\nverify = { get = \"{server}/who?token=in-the-query\" }\n",
     );
     machine.server.serve("/who", |_| Reply::json(200, json!({})));
+    machine.server.serve("/v1/models", |_| Reply::json(404, json!({})));
     let outcome = logging(machine, "trace")
         .run_with_stdin(crate::keys::by_stdin("mine", &["--model", "m"]), b"granted-key-1\n")
         .any_stdout()

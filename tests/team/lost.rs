@@ -232,15 +232,17 @@ fn a_limit_that_was_not_used_before_the_loss_leaves_nothing_until_the_server_is_
     if !has_redis() {
         return;
     }
-    let (mut redis, provider) = (Redis::start(&[]), Provider::start());
-    let gateways = gateways(&provider, CONFIG, &redis.url(), &["--rpd", "40"]);
-    redis.hear_of_each_other(4);
-    redis.kill();
-    assert_eq!(ask(&gateways, 2), 0);
-    redis.start_again();
-    all_back(&gateways);
-    assert_eq!(ask(&gateways, 1), 4);
-    assert_eq!(provider.asked().len(), 4);
+    for limit in ["--rpd", "--rpm"] {
+        let (mut redis, provider) = (Redis::start(&[]), Provider::start());
+        let gateways = gateways(&provider, CONFIG, &redis.url(), &[limit, "40"]);
+        redis.hear_of_each_other(4);
+        redis.kill();
+        assert_eq!(ask(&gateways, 2), 0, "{limit}");
+        redis.start_again();
+        all_back(&gateways);
+        assert_eq!(ask(&gateways, 1), 4, "{limit}");
+        assert_eq!(provider.asked().len(), 4, "{limit}");
+    }
 }
 
 /// Its answers come, but too late: a network that swallows everything looks the same.
