@@ -413,7 +413,7 @@ fn a_limit_that_allows_no_request_or_cannot_be_read_stops_the_gateway_at_its_sta
         ),
         (
             "day_resets = \"24:00 UTC\"",
-            "`day_resets = \"24:00 UTC\"` is not a time and a zone",
+            "`[providers.qwen]` in config.toml: `day_resets = \"24:00 UTC\"` is not a time and a zone",
             "write it like `00:00 Asia/Shanghai`",
         ),
         (
