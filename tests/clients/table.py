@@ -1,9 +1,9 @@
 """The table of clients in docs/clients.md: what ran and passed in one run, and nothing that did not run.
 
 A test's name says whom and how: `CLIENT_exec_with_PROFILE` and the same after `gateway_` (from an empty home),
-`setup_CLIENT…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that has none of these is about the login file
-that both share. So new tests appear by themselves. A pair that cannot be has a
-reason instead of a mark.
+`setup_CLIENT…` or `CLIENT_is_set_up_by…`, `gateway_CLIENT…` (exec --gateway), `CLIENT_…exec…`; one that has none of these
+is about the login file that both share. So new tests appear by themselves. A pair that cannot be has a reason instead of a
+mark.
 """
 
 import json
@@ -61,7 +61,7 @@ def case(name, packages):
     client = next((client for client in CLIENTS if about.startswith(client)), None)
     if client is None or "in_the_sandbox" in name:
         return None
-    if name.startswith("setup_"):
+    if name.startswith("setup_") or "_is_set_up_by_" in name:
         way = "setup"
     elif "_exec_with_" in name:
         way = EMPTY_HOME
