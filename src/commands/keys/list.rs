@@ -33,7 +33,7 @@ pub(super) fn run(is_json: bool, session: &Session, places: &Places, server: Opt
     let state = &session.config.paths.state;
     let all: Vec<&KeyRecord> = keys.iter().collect();
     // The server's answer to an empty list is of no use, and it may have the keys of another machine.
-    let host = server.filter(|_| all.is_empty()).and_then(|server| server.foreign_host(&keys).ok().flatten());
+    let host = server.filter(|_| all.is_empty()).and_then(|server| server.foreign_host_if_known(&keys));
     let known: Vec<(&KeyRecord, Option<KeyStanding>)> = if let Some(server) = server.filter(|_| !all.is_empty()) {
         let unavailable = server.publish(places)?;
         let mut standings = server.standings(&all, unavailable).into_iter().flatten();

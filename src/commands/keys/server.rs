@@ -31,6 +31,16 @@ impl Server {
         self.place.foreign_host(self.tls.clone(), keys.source().as_deref())
     }
 
+    /// The same where nothing depends on it: a server that cannot be asked is reported.
+    pub(super) fn foreign_host_if_known(&self, keys: &Keys) -> Option<String> {
+        let host = self.foreign_host(keys);
+        host.unwrap_or_else(|error| {
+            let shown = self.place.address.shown();
+            note(&format!("warning: cannot read where the keys of this team are managed: `{shown}`: {error:#}"));
+            None
+        })
+    }
+
     /// Makes keys.json known to all gateways. Returns why the server is not available, if it is not.
     ///
     /// Errors: the keys of this team are made on another machine.

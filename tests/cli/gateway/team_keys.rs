@@ -56,6 +56,9 @@ fn an_unencrypted_server_of_this_machine_needs_no_certificates() {
 #[test]
 fn what_keys_used_is_unknown_while_the_shared_server_is_away() {
     let machine = configured(Machine::new(), &format!("{PRICES}[team]\nshared = \"redis://127.0.0.1:1\"\n"));
+    let outcome = machine.run(["keys", "list"]).any_stdout().any_stderr();
+    assert!(outcome.stderr.contains("are managed: `redis://127.0.0.1:1`: cannot connect: "), "{outcome}");
+    drop(outcome);
     create(&machine, &["ann", "--budget", "1 USD/day"]);
     let output = machine.command(["keys", "list"]).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
