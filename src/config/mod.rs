@@ -24,16 +24,12 @@ use crate::profile::ProfileName;
 use crate::profile::SecretStore;
 use crate::providers::{self, Overrides, Practice, QWEN};
 use crate::secret::Secret;
-use crate::sha256::short_sha256;
 
 /// The keys of config.toml.
 const KEYS: [&str; 8] = ["directories", "fallback", "hooks", "prices", "profile", "providers", "store", "team"];
 
 /// The hint where `profile` is the name of none.
 const CHOOSE: &str = "run `qwenauth use NAME` with a stored profile";
-
-/// Length of the hash of config.toml, in hexadecimal digits.
-const TEXT_HASH: usize = 32;
 
 /// Bytes an edit of config.toml may add: a key and a name.
 const EDIT: usize = 4096;
@@ -42,8 +38,8 @@ const EDIT: usize = 4096;
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) paths: Paths,
-    /// Hash of the file's text; `None`: there is no file.
-    pub(crate) text: Option<String>,
+    /// The file's text, in which there may be a client secret; `None`: there is no file.
+    pub(crate) text: Option<Secret>,
     /// `profile = "…"`, if it is the name of one. Where it is not, that is an error only for a command that needs it:
     /// `--profile` goes before it, and `use` replaces it.
     pub(crate) profile: Result<Option<ProfileName>, Failed>,
@@ -96,13 +92,13 @@ impl Config {
         }
         let path = config.file();
         let Some(text) = read(&path)? else { return Ok(config) };
-        config.text = Some(short_sha256(&text, TEXT_HASH));
         let mut warnings = Vec::new();
         let understood = config.understand(&text, &path, &mut warnings);
         for warning in warnings {
             note(&warning);
         }
         understood?;
+        config.text = Some(Secret::new(text));
         expand_client_secret_files(&mut config.overrides.table, environment)?;
         config.key_files = key_files(&config.overrides.table, &path, environment)?;
         config.team.secret_file =
@@ -178,12 +174,12 @@ impl Config {
     /// Errors: it has, and a program that reads it now would fail.
     pub(crate) fn has_changed(&self) -> Result<bool> {
         let path = self.file();
-        let text = read(&path)?;
-        if text.as_ref().map(|text| short_sha256(text, TEXT_HASH)) == self.text {
+        let text = read(&path)?.map(Secret::new);
+        if text == self.text {
             return Ok(false);
         }
         let mut now = self.clone();
-        now.understand(&text.unwrap_or_default(), &path, &mut Vec::new())?;
+        now.understand(text.as_ref().map_or("", Secret::expose), &path, &mut Vec::new())?;
         let overrides = &now.overrides;
         overrides.table.keys().try_for_each(|name| providers::find(name, overrides).map(drop))?;
         Ok(true)
