@@ -351,6 +351,21 @@ fn the_error_names_an_invalid_certificate_or_key() {
 }
 
 #[test]
+fn an_expired_certificate_in_place_of_a_valid_one_is_warned_about() {
+    if !has_programs(&["openssl"]) {
+        return;
+    }
+    let upstream = Upstream::always(fine());
+    let machine = logged_in(&upstream);
+    certify(&machine, &["server"]);
+    let sign = "openssl x509 -in server.pem -signkey server.key";
+    drop(machine.shell(&format!("{sign} -days 30 -out new.pem 2>&1 && mv new.pem server.pem")).any_stdout().exits(0));
+    let gateway = Secured::start(&machine, "server", &[]);
+    drop(machine.shell(&format!("{sign} -days -1 -out old.pem 2>&1 && mv old.pem server.pem")).any_stdout().exits(0));
+    gateway.running.wait_for_stderr("/server.pem` has expired");
+}
+
+#[test]
 fn an_expiring_or_expired_certificate_is_warned_about_at_the_start() {
     if !has_programs(&["openssl"]) {
         return;
